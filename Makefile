@@ -1,0 +1,78 @@
+# Everything a reader needs, from nothing: an environment in .venv, then the notebooks or the tests.
+# Works with GNU make 3.81 or newer and any POSIX shell.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PROFILE ?= quick
+# A Python to build the environment with; empty: the newest supported one that runs.
+PYTHON ?=
+
+# A name on the PATH is no promise (version managers leave stubs behind), so each candidate is run.
+CANDIDATES := python3.13 python3.12 python3.11 python3.10 python3 python
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+
+# Notebooks run on the environment's own kernel, whatever kernels the home folder holds.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lab lint clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "PROFILE=smoke|quick|cpu|paper chooses what 'make reproduce' runs (now: $(PROFILE));"
+	@echo "PYTHON=/path/to/python chooses the interpreter of the environment."
+	@echo "Trained runs and drawn data are kept by 'make clean': rm -rf runs removes the runs,"
+	@echo "git clean -dfX data the data, rm -rf $(VENV) the environment."
+
+setup: $(VENV)/.installed  ## make the environment in .venv, or bring it up to date
+
+reproduce: setup  ## run every notebook in PROFILE and print each table beside the paper's
+	$(BIN)/cstn reproduce --profile $(PROFILE)
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+lab: setup  ## open JupyterLab on the notebooks
+	$(BIN)/python -m jupyter lab notebooks
+
+lint: setup  ## check style, formatting and the notebook files
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -c "$$CHECK_NOTEBOOKS"
+
+clean:  ## remove caches and build products; environment, data and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find cstn_lib tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -c "$(SUPPORTED)" 2>/dev/null || { \
+	  echo "$(VENV): its Python does not run or is not 3.10 to 3.13;" \
+	       "remove the folder (rm -rf $(VENV)) and try again" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet "pip>=23.1"
+	$(BIN)/python -m pip install --editable ".[dev]"
+	$(BIN)/python -m ipykernel install --sys-prefix
+	@touch $@
+
+$(BIN)/python:
+	@for python in $(or $(PYTHON),$(CANDIDATES)); do \
+	  if "$$python" -c "$(SUPPORTED)" >/dev/null 2>&1; then \
+	    echo "making $(VENV) with $$python"; exec "$$python" -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "no usable Python: expected 3.10 to 3.13 with venv and ensurepip as" \
+	     "$(or $(PYTHON),one of $(CANDIDATES)); name one with make setup PYTHON=..." >&2; exit 1
+
+define CHECK_NOTEBOOKS
+import pathlib, sys, nbformat
+damaged = 0
+for path in sorted(pathlib.Path("notebooks").glob("*.ipynb")):
+    try:
+        nbformat.validate(nbformat.read(path, as_version=nbformat.NO_CONVERT))
+    except Exception as error:
+        damaged += 1
+        print(f"{path}: not a valid notebook: {str(error).splitlines()[0]}", file=sys.stderr)
+sys.exit(damaged > 0)
+endef
+export CHECK_NOTEBOOKS

@@ -1,0 +1,598 @@
+"""The painter of the embedded birds: one bird, one cluttered background, one image.
+
+Everything is a filled polygon in the unit square, so a scene can be painted at any resolution and
+the tight box of a bird is known exactly: it is the hull of the bird's polygons. A bird is drawn in
+its own frame (facing right, y down, about four units long), put into a pose, and mapped onto its
+box. The parts that tell the class are spread over the whole bird: head, wing and tail.
+
+The embedded data replace photographs in the paper's experiments (Section IV-A) where a reader has
+none at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import cos, pi, sin
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+__all__ = [
+    "MARKS",
+    "Background",
+    "Colour",
+    "Parts",
+    "Shape",
+    "bird_shapes",
+    "paint",
+    "plain_ground",
+    "random_background",
+]
+
+Colour = tuple[int, int, int]
+
+
+class Parts(NamedTuple):
+    """What a class is made of: one value a part."""
+
+    head: str
+    wing: str
+    tail: str
+
+
+class Shape(NamedTuple):
+    """A filled polygon: (n, 2) vertices, x right and y down, and its colour."""
+
+    points: np.ndarray
+    colour: Colour
+
+
+class Background(NamedTuple):
+    """What is painted behind the birds, independent of the resolution.
+
+    Attributes:
+        octaves: uint8 grids (k, l, 3) of noise, coarse to fine; their channels drive the place in
+            the palette, the brightness, and the light that also falls on the birds.
+        palette: (256, 3) uint8, the colours from one end of the noise to the other.
+        clutter: branches, leaves, berries and grass.
+        contrast: how far the light departs from 1.
+    """
+
+    octaves: tuple[np.ndarray, ...]
+    palette: np.ndarray
+    clutter: list[Shape]
+    contrast: float
+
+
+BLACK = (26, 25, 32)
+WHITE = (244, 242, 236)
+RED = (206, 30, 42)
+ORANGE = (240, 128, 26)
+YELLOW = (248, 206, 40)
+GREEN = (38, 140, 66)
+TURQUOISE = (54, 196, 190)
+BLUE = (36, 88, 208)
+COBALT = (52, 62, 160)
+VIOLET = (124, 62, 172)
+MAGENTA = (222, 44, 160)
+LILAC = (190, 164, 236)
+PINK = (242, 150, 168)
+CREAM = (246, 232, 196)
+TAN = (208, 166, 106)
+CHESTNUT = (142, 62, 28)
+UMBER = (78, 52, 36)
+SLATE = (96, 108, 124)
+TEAL = (20, 116, 122)
+
+# Two lobes on the crown, front and rear: 6 x 4 pairs, one for each experiment class.
+MARKS: tuple[tuple[Colour, Colour], ...] = tuple(
+    (front, rear)
+    for front in (RED, YELLOW, GREEN, BLUE, MAGENTA, WHITE)
+    for rear in (BLACK, ORANGE, TURQUOISE, LILAC)
+)
+
+# Back and belly of the body: a nuisance, drawn at random.
+BODIES: tuple[tuple[Colour, Colour], ...] = (
+    ((122, 92, 62), (220, 200, 166)),
+    ((104, 110, 116), (214, 214, 208)),
+    ((108, 114, 58), (216, 210, 140)),
+    ((164, 96, 56), (240, 206, 166)),
+    ((70, 112, 136), (196, 214, 216)),
+    ((150, 120, 134), (232, 208, 206)),
+    ((172, 150, 96), (242, 230, 190)),
+    ((62, 62, 70), (158, 154, 150)),
+    ((82, 126, 92), (212, 222, 176)),
+    ((180, 176, 168), (246, 244, 236)),
+)
+
+# ---------------------------------------------------------------------------------------------
+# Outlines
+# ---------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _spline_basis(controls: int, samples: int) -> np.ndarray:
+    """(controls * samples, controls) weights of a closed Catmull-Rom spline."""
+    basis = np.zeros((controls * samples, controls))
+    for segment in range(controls):
+        for step in range(samples):
+            t = step / samples
+            weights = (
+                -t / 2 + t**2 - t**3 / 2,
+                1 - 2.5 * t**2 + 1.5 * t**3,
+                t / 2 + 2 * t**2 - 1.5 * t**3,
+                -(t**2) / 2 + t**3 / 2,
+            )
+            for offset, weight in enumerate(weights):
+                basis[segment * samples + step, (segment + offset - 1) % controls] += weight
+    return basis
+
+
+def _smooth(controls: Sequence[tuple[float, float]] | np.ndarray, samples: int = 4) -> np.ndarray:
+    """A smooth closed outline through the control points."""
+    return _spline_basis(len(controls), samples) @ np.asarray(controls)
+
+
+_CIRCLE = np.stack([np.cos(np.arange(14) * pi / 7), np.sin(np.arange(14) * pi / 7)], axis=1)
+
+
+def _disc(x: float, y: float, radius: float) -> np.ndarray:
+    return _CIRCLE * radius + (x, y)
+
+
+def _rotate(points: np.ndarray, angle: float, about: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """Turn clockwise on the screen (y points down) by `angle` radians."""
+    c, s = cos(angle), sin(angle)
+    return (points - about) @ np.array([[c, s], [-s, c]]) + about
+
+
+class _Blade:
+    """A long part (wing, tail feather) with its own coordinates.
+
+    `band(a, b, low, high)` is the piece between the fractions a and b of its length and low and
+    high of its local half width, so a pattern stays inside its part whatever the pose.
+    """
+
+    def __init__(
+        self,
+        base: tuple[float, float],
+        angle: float,
+        length: float,
+        width: float,
+        profile: tuple[float, ...],
+        bend: float = 0.0,
+    ) -> None:
+        self.base = np.asarray(base)
+        c, s = cos(angle), sin(angle)
+        self.axes = np.array([[c * length, s * length], [-s * width / 2, c * width / 2]])
+        self.profile = np.asarray(profile)
+        self.stations = np.linspace(0, 1, len(profile))
+        self.bend = bend
+
+    def place(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Points at the fractions u of the length and v of the local half width."""
+        across = v * np.interp(u, self.stations, self.profile) + self.bend * u * (1 - u)
+        return self.base + np.stack([u, across], axis=1) @ self.axes
+
+    def band(
+        self, a: float = 0.0, b: float = 1.0, low: float = -1.0, high: float = 1.0, count: int = 9
+    ) -> np.ndarray:
+        u = np.linspace(a, b, count)
+        u = np.concatenate([u, u[::-1]])
+        v = np.repeat([low, high], count)
+        return self.place(u, v)
+
+
+# ---------------------------------------------------------------------------------------------
+# The bird
+# ---------------------------------------------------------------------------------------------
+
+_BODY = np.array(
+    [
+        (1.40, -0.74),
+        (1.04, -1.12),
+        (0.58, -0.96),
+        (0.20, -0.62),
+        (-0.42, -0.38),
+        (-0.98, -0.10),
+        (-0.96, 0.16),
+        (-0.48, 0.52),
+        (0.16, 0.66),
+        (0.78, 0.42),
+        (1.14, -0.06),
+        (1.42, -0.50),
+    ]
+)
+_BELLY = np.array([(1.16, -0.18), (0.86, 0.02), (0.2, 0.16), (-0.66, 0.2), (-0.44, 0.5), (0.16, 0.63), (0.75, 0.4)])
+_HEAD = np.array(
+    [(1.41, -0.74), (1.04, -1.13), (0.57, -0.97), (0.36, -0.72), (0.62, -0.36), (1.12, -0.12), (1.43, -0.50)]
+)
+_WING_PROFILE = (0.42, 0.86, 1.0, 0.98, 0.9, 0.76, 0.58, 0.36, 0.06)
+_POINTED = (0.5, 0.8, 1.0, 0.9, 0.7, 0.45, 0.08)
+_FAN = (0.28, 0.4, 0.56, 0.74, 0.9, 1.0, 0.93, 0.7)
+_SQUARE = (0.5, 0.62, 0.74, 0.84, 0.92, 0.98, 1.0, 0.9)
+
+
+class _Ink:
+    """The colours of one bird: every colour varies a little, the same way all over the bird."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.gain = float(rng.uniform(0.88, 1.1))
+        self.shift = rng.uniform(-12, 12, 3)
+
+    def __call__(self, colour: Colour, shade: float = 1.0) -> Colour:
+        red, green, blue = (
+            min(max(int((c + d) * self.gain * shade), 0), 255)
+            for c, d in zip(colour, self.shift.tolist(), strict=True)
+        )
+        return red, green, blue
+
+
+def _mix(a: Colour, b: Colour, t: float) -> Colour:
+    red, green, blue = (round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
+    return red, green, blue
+
+
+def _tail(value: str, ink: _Ink, angle: float) -> list[Shape]:
+    base = (-0.78, 0.02)
+    shapes = []
+    if value == "forked":
+        for spread, colour in ((-0.2, 0.75), (0.26, 1.0)):
+            blade = _Blade(base, pi + angle + spread, 1.62, 0.4, _POINTED, bend=spread * 1.5)
+            shapes.append(Shape(blade.band(), ink(WHITE, 0.94 * colour)))
+            shapes.append(Shape(blade.band(0, 0.97, -0.55, 0.6), ink(BLACK)))
+    elif value == "fan":
+        blade = _Blade(base, pi + angle, 1.28, 1.4, _FAN)
+        shapes.append(Shape(blade.band(), ink(CHESTNUT, 0.7)))
+        for low in (-0.96, -0.3, 0.36):
+            shapes.append(Shape(blade.band(0, 0.98, low, low + 0.6), ink(CHESTNUT, 1.15)))
+        shapes.append(Shape(blade.band(0.66, 0.86, -0.97, 0.97), ink(CREAM)))
+    elif value == "wedge":
+        blade = _Blade(base, pi + angle, 1.75, 0.62, _POINTED)
+        shapes.append(Shape(blade.band(), ink(TEAL, 0.6)))
+        shapes.append(Shape(blade.band(0, 0.97, -0.8, 0.05), ink(TEAL, 1.25)))
+        shapes.append(Shape(blade.band(0, 0.97, 0.12, 0.8), ink(TEAL)))
+    else:  # banded
+        blade = _Blade(base, pi + angle, 1.3, 0.86, _SQUARE)
+        shapes.append(Shape(blade.band(), ink(SLATE, 0.7)))
+        shapes.append(Shape(blade.band(0, 0.98, -0.9, 0.9), ink(SLATE, 1.5)))
+        for start in (0.26, 0.52, 0.78):
+            shapes.append(Shape(blade.band(start, start + 0.13, -0.95, 0.95), ink(BLACK)))
+    return shapes
+
+
+def _wing(value: str, ink: _Ink, blade: _Blade) -> list[Shape]:
+    ground, edge = {
+        "barred": (BLACK, SLATE),
+        "patched": (UMBER, ORANGE),
+        "azure": (BLUE, TURQUOISE),
+        "spotted": ((28, 84, 50), CREAM),
+        "streaked": (TAN, CHESTNUT),
+        "tipped": ((222, 222, 218), BLACK),
+    }[value]
+    shapes = [Shape(blade.band(), ink(ground, 0.55)), Shape(blade.band(0.02, 0.97, -0.9, 0.88), ink(ground))]
+    # the flight feathers, along the lower edge
+    for low in (-0.82, -0.3, 0.22):
+        shapes.append(Shape(blade.band(0.45, 0.93, low, low + 0.07, 5), ink(ground, 0.72)))
+    if value == "barred":
+        for start in (0.2, 0.44, 0.68):
+            shapes.append(Shape(blade.band(start, start + 0.13, -0.92, 0.9, 4), ink(WHITE)))
+    elif value == "patched":
+        shapes.append(Shape(blade.band(0.03, 0.5, -0.88, 0.86), ink(edge)))
+        shapes.append(Shape(blade.band(0.47, 0.53, -0.9, 0.9, 3), ink(CREAM)))
+    elif value == "azure":
+        shapes.append(Shape(blade.band(0.03, 0.6, -0.85, -0.35), ink(ground, 1.3)))
+        shapes.append(Shape(blade.band(0.03, 0.6, 0.3, 0.85), ink(ground, 1.3)))
+    elif value == "spotted":
+        for u, v in ((0.2, -0.4), (0.22, 0.45), (0.45, 0.0), (0.64, -0.5), (0.66, 0.5), (0.82, 0.0)):
+            x, y = blade.place(np.array([u]), np.array([v]))[0]
+            shapes.append(Shape(_disc(x, y, 0.1), ink(edge)))
+    elif value == "streaked":
+        for low in (-0.72, -0.12, 0.48):
+            shapes.append(Shape(blade.band(0.06, 0.94, low, low + 0.3, 7), ink(edge)))
+    else:  # tipped
+        shapes.append(Shape(blade.band(0.56, 0.985, -0.95, 0.95), ink(edge)))
+    return shapes
+
+
+def _head(value: str, ink: _Ink) -> list[Shape]:
+    colour = {
+        "hooded": BLACK,
+        "crested": RED,
+        "striped": WHITE,
+        "golden": YELLOW,
+        "collared": GREEN,
+        "browed": COBALT,
+        "bibbed": CREAM,
+        "plumed": VIOLET,
+        "rosy": PINK,
+    }[value]
+    shapes = []
+    if value == "crested":
+        crest = [(1.3, -0.86), (0.98, -1.22), (0.24, -1.66), (0.42, -1.2), (0.38, -0.8)]
+        shapes.append(Shape(_smooth(crest), ink(colour, 0.8)))
+    if value == "plumed":
+        for tip in ((-0.15, -1.5), (-0.35, -1.12)):
+            shapes.append(Shape(_smooth([(1.1, -1.08), tip, (0.62, -0.85)]), ink(colour, 0.75)))
+    shapes.append(Shape(_smooth(_HEAD), ink(colour, 0.78)))
+    shapes.append(Shape(_smooth(_HEAD * 0.9 + (0.09, -0.068)), ink(colour)))
+    if value == "striped":
+        shapes.append(Shape(_smooth([(1.4, -0.86), (1.04, -1.13), (0.57, -0.98), (0.42, -0.84), (1.0, -0.95)]), ink(BLACK)))
+        shapes.append(Shape(_smooth([(1.42, -0.66), (0.95, -0.74), (0.4, -0.66), (0.5, -0.5), (0.95, -0.56)]), ink(BLACK)))
+    elif value == "golden":
+        shapes.append(Shape(_smooth([(1.1, -0.78), (0.95, -0.9), (0.8, -0.78), (0.95, -0.66)]), ink(ORANGE)))
+    elif value == "hooded":
+        shapes.append(Shape(_smooth([(1.16, -0.46), (0.86, -0.6), (0.7, -0.42), (0.95, -0.28)]), ink(SLATE)))
+    elif value == "collared":
+        shapes.append(Shape(_smooth([(0.42, -0.84), (0.32, -0.66), (0.62, -0.3), (1.12, -0.06), (1.2, -0.24), (0.72, -0.46)]), ink(WHITE)))
+    elif value == "browed":
+        shapes.append(Shape(_smooth([(1.36, -0.86), (0.95, -0.98), (0.5, -0.84), (0.95, -0.82)]), ink(YELLOW)))
+    elif value == "bibbed":
+        shapes.append(Shape(_smooth([(1.42, -0.52), (1.05, -0.5), (0.84, -0.2), (1.12, -0.1)]), ink(BLACK)))
+    elif value == "rosy":
+        shapes.append(Shape(_smooth([(1.3, -0.9), (1.04, -1.12), (0.6, -0.98), (0.85, -0.85)]), ink(SLATE)))
+    return shapes
+
+
+def _mark(colours: tuple[Colour, Colour], ink: _Ink) -> list[Shape]:
+    front, rear = colours
+    return [
+        Shape(_smooth([(0.96, -0.98), (0.42, -1.02), (0.3, -1.42), (0.8, -1.6)]), ink(rear)),
+        Shape(_smooth([(1.36, -0.92), (0.86, -0.98), (0.82, -1.58), (1.36, -1.46)]), ink(front)),
+    ]
+
+
+def bird_shapes(
+    parts: Parts,
+    rng: np.random.Generator,
+    *,
+    aspect: float,
+    mark: tuple[Colour, Colour] | None = None,
+    flip: bool | None = None,
+) -> list[Shape]:
+    """One bird in a random pose, its hull exactly the unit square.
+
+    Args:
+        parts: the part values that make its class.
+        aspect: width over height of the box it will fill, in pixels; the pose that comes nearest
+            among several random ones is taken, the rest is stretched.
+        mark: colours of the two lobes on the crown, or None for none.
+        flip: True faces left, False right, None draws it.
+
+    Returns:
+        Shapes in the order of painting.
+    """
+    ink = _Ink(rng)
+    back, belly = BODIES[rng.integers(len(BODIES))]
+    if flip is None:
+        flip = bool(rng.random() < 0.5)
+    raised = rng.random() < 0.25
+    lift = rng.uniform(0.5, 1.2) if raised else rng.uniform(-0.16, 0.1)
+    wing = _Blade(
+        (0.56, -0.3),
+        pi - 0.16 + lift,
+        rng.uniform(1.45, 1.65) * (1.1 if raised else 1.0),
+        rng.uniform(0.72, 0.86),
+        _WING_PROFILE,
+        bend=0.5 if raised else -0.45,
+    )
+    shapes = _tail(parts.tail, ink, float(rng.uniform(-0.3, 0.3)))
+    stout = np.array([1.0, rng.uniform(0.92, 1.1)])
+    shapes.append(Shape(_smooth(_BODY), ink(back, 0.7)))
+    shapes.append(Shape(_smooth(_BODY * 0.95 + (0.0, 0.005)), ink(back)))
+    for step, shrink in ((0.35, 1.0), (0.7, 0.85), (1.0, 0.68)):
+        centre = np.array((0.18, 0.32))
+        shapes.append(Shape(_smooth((_BELLY - centre) * shrink + centre), ink(_mix(back, belly, step))))
+    beak = ink((60, 52, 48) if rng.random() < 0.6 else (232, 158, 54))
+    shapes.append(Shape(np.array([(1.34, -0.78), (1.92, -0.56), (1.36, -0.46)]), beak))
+    if mark is not None:
+        shapes += _mark(mark, ink)
+    shapes += _head(parts.head, ink)
+    shapes.append(Shape(_disc(1.14, -0.74, 0.11), WHITE))
+    shapes.append(Shape(_disc(1.16, -0.74, 0.08), (12, 10, 12)))
+    shapes.append(Shape(_disc(1.19, -0.77, 0.028), WHITE))
+    shapes += _wing(parts.wing, ink, wing)
+
+    points = np.concatenate([shape.points for shape in shapes]) * stout
+    tilts = rng.uniform(-0.5, 1.3, 10)
+    c, s = np.cos(tilts)[:, None], np.sin(tilts)[:, None]
+    width = np.ptp(points[:, 0] * c + points[:, 1] * s, axis=1)
+    height = np.ptp(points[:, 1] * c - points[:, 0] * s, axis=1)
+    tilt = float(tilts[np.argmin(np.abs(np.log(width / height / aspect)))])
+    points = _rotate(points, -tilt)
+    colours = [shape.colour for shape in shapes]
+    sizes = [len(shape.points) for shape in shapes]
+    if not raised and rng.random() < 0.7:
+        leg = ink((74, 58, 48))
+        for hip in ((-0.12, 0.5), (0.22, 0.52)):
+            x, y = _rotate(np.array([hip]) * stout, -tilt)[0]
+            foot = y + 0.52
+            limb = np.array([(x - 0.05, y), (x + 0.05, y), (x + 0.07, foot - 0.06), (x + 0.24, foot), (x - 0.14, foot), (x, foot - 0.07)])
+            points = np.concatenate([limb, points])
+            colours.insert(0, leg)
+            sizes.insert(0, len(limb))
+    if flip:
+        points = points * (-1, 1)
+    low = points.min(axis=0)
+    points = (points - low) / (points.max(axis=0) - low)
+    pieces = np.split(points, np.cumsum(sizes)[:-1])
+    return [Shape(piece, colour) for piece, colour in zip(pieces, colours, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------
+# The background
+# ---------------------------------------------------------------------------------------------
+
+# Per habitat: colours from one end of the noise to the other, and how much wider than high it is.
+_HABITATS: tuple[tuple[tuple[Colour, ...], int], ...] = (
+    (((22, 46, 24), (54, 92, 40), (104, 142, 62), (178, 196, 110)), 1),  # foliage
+    (((40, 60, 38), (92, 104, 58), (150, 146, 88), (206, 206, 150)), 1),  # meadow
+    (((112, 158, 206), (160, 194, 224), (206, 222, 234), (240, 242, 244)), 2),  # sky
+    (((36, 70, 92), (70, 112, 134), (118, 156, 168), (190, 212, 214)), 4),  # water
+    (((66, 48, 34), (114, 86, 58), (160, 130, 92), (212, 188, 148)), 2),  # earth
+    (((60, 58, 60), (112, 108, 104), (160, 156, 148), (214, 210, 202)), 1),  # rock
+    (((70, 50, 84), (150, 90, 100), (222, 150, 108), (246, 210, 160)), 3),  # dusk
+    (((92, 52, 30), (158, 86, 40), (196, 138, 62), (226, 190, 112)), 1),  # autumn
+)
+_BERRIES = (RED, ORANGE, YELLOW, BLUE, BLACK, WHITE, CHESTNUT, VIOLET, PINK, TEAL, CREAM, COBALT)
+
+
+def random_background(rng: np.random.Generator) -> Background:
+    """A habitat with clutter that shares the birds' colours, so that no colour finds the bird."""
+    stops, wide = _HABITATS[rng.integers(len(_HABITATS))]
+    octaves = tuple(
+        rng.integers(0, 256, (grid, max(grid // wide, 2), 3), dtype=np.uint8)
+        for grid in (4, 8, 16, 32, 80)
+    )
+    at = np.linspace(0, 255, len(stops))
+    shift = rng.uniform(-14, 14, 3)
+    palette = np.stack(
+        [np.interp(np.arange(256), at, [s[c] for s in stops]) + shift[c] for c in range(3)], axis=1
+    )
+    clutter: list[Shape] = []
+    for _ in range(rng.integers(1, 4)):
+        clutter += _grass(rng)
+    for _ in range(rng.integers(1, 4)):
+        clutter += _branch(rng)
+    for _ in range(rng.integers(4, 10)):
+        clutter += _leaf(rng, stops)
+    for _ in range(rng.integers(3, 8)):
+        clutter += _berry(rng)
+    return Background(
+        octaves, np.clip(palette, 0, 255).astype(np.uint8), clutter, float(rng.uniform(0.2, 0.5))
+    )
+
+
+def plain_ground(colour: Colour = (236, 230, 216)) -> Background:
+    """Paper without anything on it, for the plates of a field guide."""
+    grey = np.full((2, 2, 3), 128, dtype=np.uint8)
+    return Background((grey,), np.tile(np.uint8(colour), (256, 1)), [], 0.0)
+
+
+def _vary(colour: Colour, rng: np.random.Generator, spread: float = 20) -> Colour:
+    red, green, blue = (
+        min(max(int(c + d), 0), 255)
+        for c, d in zip(colour, rng.uniform(-spread, spread, 3).tolist(), strict=True)
+    )
+    return red, green, blue
+
+
+def _branch(rng: np.random.Generator) -> list[Shape]:
+    """A tapered, bent stroke across the image, lit from above."""
+    angle = rng.uniform(0, 2 * pi)
+    u = np.linspace(0, 1, 7)
+    path = np.stack([u * 1.5, np.cumsum(rng.normal(0, 0.035, 7))], axis=1)
+    path = _rotate(path, angle) + rng.uniform(0.15, 0.85, 2) - 0.6 * np.array([cos(angle), sin(angle)])
+    thick = rng.uniform(0.01, 0.035) * (1 - 0.7 * u)[:, None]
+    across = np.array([-sin(angle), cos(angle)])
+    across = across if across[1] > 0 else -across
+    dark = _vary((74, 56, 42), rng)
+    upper, lower = path - across * thick, path + across * thick
+    middle = path - across * thick * 0.2
+    return [
+        Shape(np.concatenate([upper, lower[::-1]]), dark),
+        Shape(np.concatenate([upper, middle[::-1]]), _mix(dark, (206, 184, 150), 0.4)),
+    ]
+
+
+def _leaf(rng: np.random.Generator, stops: tuple[Colour, ...]) -> list[Shape]:
+    """A leaf in the habitat's colours, or sometimes in a bird's."""
+    if rng.random() < 0.4:
+        colour = _vary(_BERRIES[rng.integers(len(_BERRIES))], rng)
+    else:
+        colour = _vary(stops[rng.integers(len(stops))], rng, 35)
+    angle = rng.uniform(0, 2 * pi)
+    blade = _Blade(
+        tuple(rng.uniform(0, 1, 2)), angle, rng.uniform(0.08, 0.24), rng.uniform(0.03, 0.09), _POINTED
+    )
+    return [
+        Shape(blade.band(count=7), _mix(colour, BLACK, 0.25)),
+        Shape(blade.band(0, 0.97, -0.8, -0.06, 7), colour),
+        Shape(blade.band(0, 0.97, 0.06, 0.8, 7), _mix(colour, WHITE, 0.15)),
+    ]
+
+
+def _berry(rng: np.random.Generator) -> list[Shape]:
+    colour = _vary(_BERRIES[rng.integers(len(_BERRIES))], rng)
+    x, y = rng.uniform(0, 1, 2)
+    radius = rng.uniform(0.012, 0.05)
+    return [
+        Shape(_disc(x, y, radius), _mix(colour, BLACK, 0.3)),
+        Shape(_disc(x - radius * 0.1, y - radius * 0.12, radius * 0.82), colour),
+        Shape(_disc(x - radius * 0.3, y - radius * 0.35, radius * 0.25), _mix(colour, WHITE, 0.6)),
+    ]
+
+
+def _grass(rng: np.random.Generator) -> list[Shape]:
+    """A few parallel strokes in one colour: bars and streaks are not only on birds."""
+    colour = _vary(_BERRIES[rng.integers(len(_BERRIES))], rng, 30)
+    root = rng.uniform(0, 1, 2)
+    angle = rng.uniform(0, 2 * pi)
+    step = np.array([-sin(angle), cos(angle)]) * rng.uniform(0.025, 0.06)
+    length, width = rng.uniform(0.08, 0.3), rng.uniform(0.01, 0.025)
+    return [
+        Shape(
+            _Blade(tuple(root + step * i), angle + rng.normal(0, 0.1), length, width, _POINTED).band(
+                count=4
+            ),
+            _mix(colour, BLACK, 0.12 * (i % 3)),
+        )
+        for i in range(rng.integers(3, 6))
+    ]
+
+
+# ---------------------------------------------------------------------------------------------
+# Painting
+# ---------------------------------------------------------------------------------------------
+
+_SUPERSAMPLING = 3
+
+
+def paint(background: Background, shapes: Sequence[Shape], size: int) -> np.ndarray:
+    """Paint a scene.
+
+    Args:
+        shapes: polygons in the unit square, painted in order over the background's clutter.
+        size: side of the image in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    fields = np.zeros((size, size, 3), dtype=np.float32)
+    light = np.zeros((size, size), dtype=np.float32)
+    total = 0.0
+    for octave, grid in enumerate(background.octaves):
+        layer = np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))
+        weight = 0.62**octave
+        total += weight
+        fields += layer * np.float32(weight)
+        if octave < 2 or octave == len(background.octaves) - 1:
+            strength = (0.6, 0.4)[octave] if octave < 2 else 0.25
+            light += (layer[..., 2].astype(np.float32) - 128) * np.float32(strength / 128)
+    fields /= np.float32(total)
+    # the mean of octaves crowds around the middle: stretch it over the palette
+    place = np.clip((fields[..., 0] - 128) * 2.1 + 128, 0, 255).astype(np.uint8)
+    ground = background.palette[place].astype(np.float32)
+    ground *= 1 + (fields[..., 1:2] - 128) * np.float32(background.contrast * 2 / 128)
+    canvas = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
+    side = size * _SUPERSAMPLING
+    canvas = canvas.resize((side, side), Image.Resampling.NEAREST)
+    _fill(ImageDraw.Draw(canvas), [*background.clutter, *shapes], side)
+    image = np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32)
+    image = image * (1 + np.float32(background.contrast * 0.6) * light[..., None])
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _fill(draw: ImageDraw.ImageDraw, shapes: Sequence[Shape], side: int) -> None:
+    if not shapes:
+        return
+    # one conversion for all vertices: it would cost more than the filling, polygon by polygon.
+    # Pixel i covers [i, i + 1), its centre is where the painter looks.
+    flat = (np.concatenate([shape.points for shape in shapes]) * side - 0.5).ravel().tolist()
+    start = 0
+    for shape in shapes:
+        stop = start + 2 * len(shape.points)
+        draw.polygon(flat[start:stop], fill=shape.colour)
+        start = stop

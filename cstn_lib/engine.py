@@ -1,0 +1,371 @@
+"""Training and prediction, on accelerate: a CPU, a GPU or several, float32 or bfloat16.
+
+`fit` follows the recipe that makes CSTN work (see notebook 05): the features are warmed up while
+every theta stays at the identity, then the localization networks are let go at a fraction of the
+learning rate and without weight decay.
+
+After each epoch one checkpoint file is replaced: network, optimizer, history. Everything random is a
+function of (seed, epoch), so training that was killed continues from there to the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2.functional import horizontal_flip
+from tqdm.auto import tqdm
+
+from cstn_lib.atomic import atomic_file
+from cstn_lib.data.images import ImageSet
+from cstn_lib.errors import InputError, unknown_name
+from cstn_lib.losses import total_loss
+from cstn_lib.metrics import BoxList, best_iou, evaluate
+from cstn_lib.predictions import describe_batch, to_table
+
+__all__ = [
+    "DEVICES",
+    "TrainingConfig",
+    "TrainingDivergedError",
+    "fit",
+    "make_accelerator",
+    "predict",
+    "supports_bfloat16",
+]
+
+DEVICES = ("auto", "cpu", "cuda")
+PREDICT_BATCH = 128
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        warmup_epochs: of these, how many keep theta at the identity.
+        batch_size: images a step, over all processes together.
+        optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: the highest learning rate.
+        localization_lr: the localization networks' share of it.
+        weight_decay: of all parameters but the localization networks'.
+        schedule: ``"one-cycle"`` (up over the first tenth, down along a cosine) or ``"constant"``.
+        lambda_theta, alpha_scale: of Eq. 4, per example.
+        precision: ``"float32"`` or ``"bfloat16"``.
+    """
+
+    epochs: int = 8
+    warmup_epochs: int = 2
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float = 2e-3
+    localization_lr: float = 0.05
+    weight_decay: float = 1e-4
+    schedule: str = "one-cycle"
+    lambda_theta: float = 0.0
+    alpha_scale: float = 0.0
+    precision: str = "float32"
+
+
+class TrainingDivergedError(InputError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+def supports_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is fast on this device: matrix units on a CPU, Ampere or later on a GPU."""
+    if _resolve(device) == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported()
+
+
+def make_accelerator(device: str = "auto", precision: str = "float32") -> Accelerator:
+    """An accelerator for one of `DEVICES`.
+
+    Raises:
+        InputError: the device is unknown or absent.
+    """
+    resolved = _resolve(device)
+    # accelerate keeps one state a process and refuses to change it; a notebook may want both
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=resolved == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no"
+    )
+
+
+def _resolve(device: str) -> str:
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda': no CUDA device is available here; expected 'auto' or 'cpu'")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def fit(
+    model: nn.Module,
+    config: TrainingConfig,
+    train: ImageSet,
+    val: ImageSet,
+    *,
+    seed: int,
+    device: str,
+    checkpoint: Path,
+    title: str,
+) -> pd.DataFrame:
+    """Train in place; continue from `checkpoint` where one exists.
+
+    Args:
+        model: `cstn_lib.models.CSTNLocalizer` or anything with its interface.
+        train: labels are used, boxes are not.
+        val: watched after each epoch; nothing is chosen by it here.
+        seed: of the order and the flips of the images.
+        checkpoint: file replaced after each epoch.
+        title: names the run in the progress bar and in errors.
+
+    Returns:
+        the history: one row an epoch with the mean losses, the accuracy on the training images, the
+        metrics on `val`, the mean squared deviation of theta an image and location, and seconds.
+
+    Raises:
+        TrainingDivergedError: the loss is no longer finite.
+        InputError: a name in `config` is unknown or the checkpoint is damaged.
+    """
+    accelerator = make_accelerator(device, config.precision)
+    model.to(device=accelerator.device, memory_format=torch.channels_last)
+    optimizer = _make_optimizer(model, config)
+    history = _load_checkpoint(checkpoint, model, optimizer)
+    order = EpochOrder(len(train), seed)
+    loader = DataLoader(Mirrored(train), config.batch_size, sampler=order, collate_fn=_as_is)
+    network, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    steps = len(loader)
+    bar = tqdm(total=config.epochs * steps, initial=len(history) * steps, desc=title, leave=False)
+    for epoch in range(len(history), config.epochs):
+        started = time.perf_counter()
+        order.epoch = epoch
+        network.train()
+        means = RunningMeans(f"{title}, epoch {epoch + 1}", checkpoint)
+        for step, (images, labels) in enumerate(loader):
+            scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest_lr"] * scale
+            output = network(images, transform=epoch >= config.warmup_epochs)
+            losses = total_loss(
+                output.log_joint,
+                output.thetas,
+                labels,
+                output.sizes,
+                lambda_theta=config.lambda_theta,
+                alpha_scale=config.alpha_scale,
+            )
+            optimizer.zero_grad()
+            accelerator.backward(losses["loss"])
+            optimizer.step()
+            means.add(losses)
+            bar.update()
+        row = {"epoch": epoch + 1, **means.result()}
+        watched = evaluate(_predict(accelerator, network, val, progress=False))
+        row |= {f"val_{name}": value for name, value in watched.items()}
+        row["seconds"] = round(time.perf_counter() - started, 2)
+        history.append(row)
+        bar.set_postfix_str(f"loss {row['loss']:.3f}, val GT-Known {row['val_gt_known_loc']:.1%}")
+        if accelerator.is_main_process:
+            _save_checkpoint(checkpoint, model, optimizer, history)
+    bar.close()
+    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    return pd.DataFrame(history)
+
+
+def predict(
+    model: nn.Module, data: ImageSet, *, device: str, precision: str = "float32"
+) -> pd.DataFrame:
+    """The predictions table (`cstn_lib.predictions`) of a network on a split."""
+    accelerator = make_accelerator(device, precision)
+    model.to(device=accelerator.device, memory_format=torch.channels_last)
+    network = accelerator.prepare_model(model, evaluation_mode=True)
+    table = _predict(accelerator, network, data, progress=True)
+    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    return table
+
+
+def _predict(
+    accelerator: Accelerator, network: nn.Module, data: ImageSet, *, progress: bool
+) -> pd.DataFrame:
+    loader = accelerator.prepare_data_loader(DataLoader(data, PREDICT_BATCH, collate_fn=_as_is))
+    names = accelerator.unwrap_model(network).level_names
+    network.eval()
+    parts: list[dict[str, np.ndarray]] = []
+    start = 0
+    bar = tqdm(loader, f"predict {data.name} {data.split}", leave=False, disable=not progress)
+    for images, labels in bar:
+        with torch.inference_mode():
+            output = network(images)
+            columns = describe_batch(output, labels, names)
+        columns["boxes"] = output.boxes
+        columns["default_boxes"] = output.default_boxes.expand_as(output.boxes)
+        columns = accelerator.gather_for_metrics(columns)
+        part = {name: value.cpu().numpy() for name, value in columns.items()}
+        images_here = np.arange(start, start + len(part["label"]))
+        truth = BoxList.of([data.boxes_of(i) for i in images_here])
+        for name in ("default_boxes", "boxes"):
+            reached = best_iou(part.pop(name), truth).max(axis=1)
+            part["any_default_iou" if name == "default_boxes" else "any_iou"] = reached
+        parts.append({"image": images_here, **part})
+        start += len(images_here)
+    table = to_table({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+    table.insert(3, "gt_boxes", [data.boxes_of(i).ravel() for i in range(len(data))])
+    return table
+
+
+def lr_scale(config: TrainingConfig, progress: float) -> float:
+    """The learning rate's share of its highest value at a `progress` in [0, 1) of the training."""
+    if config.schedule == "constant":
+        return 1.0
+    rise = 0.1
+    if progress < rise:
+        return 0.05 + 0.95 * progress / rise
+    return 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise)))
+
+
+class EpochOrder(Sampler[int]):
+    """The images of an epoch in random order, each mirrored with probability one half.
+
+    Yields i for image i and N + i for its mirror image: a function of (seed, epoch) alone, whatever
+    happened before and however many processes share the work.
+    """
+
+    def __init__(self, images: int, seed: int) -> None:
+        self.images = images
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        mirrored = random.integers(0, 2, self.images) * self.images
+        return iter((random.permutation(self.images) + mirrored).tolist())
+
+
+class Mirrored(Dataset):
+    """A split of N images as 2 N: item N + i is the mirror image of item i."""
+
+    def __init__(self, data: ImageSet) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return 2 * len(self.data)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        wanted = np.asarray(indices)
+        images, labels = self.data.__getitems__((wanted % len(self.data)).tolist())
+        mirrored = torch.from_numpy(wanted >= len(self.data))
+        images[mirrored] = horizontal_flip(images[mirrored])
+        return images, labels
+
+
+def _as_is(batch: object) -> object:
+    """`ImageSet.__getitems__` returns whole batches: there is nothing left to collate."""
+    return batch
+
+
+class RunningMeans:
+    """Means of the losses over an epoch; looks for NaN without waiting for the device at each step."""
+
+    def __init__(self, where: str, checkpoint: Path) -> None:
+        self.where = where
+        self.checkpoint = checkpoint
+        self.steps: list[Tensor] = []
+        self.checked = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self.names = list(losses)
+        self.steps.append(torch.stack([value.detach() for value in losses.values()]))
+        if len(self.steps) - self.checked >= (1 if self.steps[-1].device.type == "cpu" else 50):
+            self._check()
+
+    def result(self) -> dict[str, float]:
+        self._check()
+        return dict(zip(self.names, torch.stack(self.steps).mean(dim=0).tolist(), strict=True))
+
+    def _check(self) -> None:
+        unchecked = self.steps[self.checked :]
+        finite = torch.stack(unchecked).isfinite().all(dim=1).tolist() if unchecked else []
+        if not all(finite):
+            step = self.checked + finite.index(False)
+            values = zip(self.names, self.steps[step].tolist(), strict=True)
+            kept = f"kept in {self.checkpoint}" if self.checkpoint.exists() else "the untrained network"
+            raise TrainingDivergedError(
+                f"{self.where}, step {step + 1}: the loss is not finite ("
+                + ", ".join(f"{name} {value:.4g}" for name, value in values)
+                + f"); the last good state is {kept}; try a lower learning rate"
+            )
+        self.checked = len(self.steps)
+
+
+def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    moving = model.localization_parameters()
+    slow = {id(parameter) for parameter in moving}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in slow]
+    groups = [{"params": rest, "highest_lr": config.lr, "weight_decay": config.weight_decay}]
+    if moving:
+        slow_lr = config.lr * config.localization_lr
+        groups.append({"params": moving, "highest_lr": slow_lr, "weight_decay": 0.0})
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    raise unknown_name("optimizer", config.optimizer, ("adamw", "sgd"))
+
+
+# The checkpoint: one safetensors file, so that network, optimizer and history always agree.
+
+
+def _save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]
+) -> None:
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(v) for key, v in state.items()}
+    with atomic_file(path) as temporary:
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(contiguous, temporary, metadata={"history": json.dumps(history)})
+
+
+def _load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, "pt") as file:
+            history = json.loads(file.metadata()["history"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model.load_state_dict(_below("model/", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer/", tensors).items():
+            index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}); delete it to train "
+            "from the start"
+        ) from error
+    return history
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}

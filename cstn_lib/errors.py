@@ -1,0 +1,21 @@
+"""The one error a user can cause.
+
+Every mistake that comes from outside (a file, a name, a value) is raised as `InputError` with a
+message of one line that names the culprit and says what was expected. The command line prints that
+line and exits with status 2; inside a notebook it is an ordinary exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["InputError", "unknown_name"]
+
+
+class InputError(ValueError):
+    """Input from outside the library is not usable; the message is one line for a person."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """An `InputError` for a name that is not on a list, with the list."""
+    return InputError(f"unknown {kind} {str(name)!r}: expected one of {', '.join(sorted(known))}")

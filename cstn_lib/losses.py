@@ -1,0 +1,99 @@
+"""The training objective (Eq. 2, 3 and 4).
+
+    L = L_cls + lambda * L_theta + alpha * L_scale
+
+Each function returns one value an image, (B,); `total_loss` takes means over the batch. The authors'
+code adds L_theta and L_scale up over its batch of 16 images while it averages L_cls: per example, as
+Eq. 4 is written, their lambda and alpha act 16 times as strongly as the printed ones. Here
+`lambda_theta` and `alpha_scale` are those of Eq. 4, per example; `authors_weight` converts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cstn_lib.geometry import identity_theta
+from cstn_lib.joint import class_log_prob
+
+__all__ = ["authors_weight", "classification_loss", "scale_loss", "theta_loss", "total_loss"]
+
+AUTHORS_BATCH = 16
+
+
+def classification_loss(log_joint: Tensor, target: Tensor) -> Tensor:
+    """L_cls: -log p(c*) with p(c) the joint summed over locations and scales.
+
+    Args:
+        log_joint: (B, C, N) of `joint_log_prob`.
+        target: (B,) int64 true classes c*.
+
+    Returns:
+        (B,), non-negative.
+    """
+    return -class_log_prob(log_joint).gather(1, target.unsqueeze(1)).squeeze(1)
+
+
+def theta_loss(thetas: Sequence[Tensor]) -> Tensor:
+    """L_theta (Eq. 2): squared distance of every theta to the identity, summed over all locations.
+
+    Args:
+        thetas: (B, h_s, w_s, 2, 3), one a level.
+
+    Returns:
+        (B,), non-negative.
+    """
+    per_level = [(theta - identity_theta(theta)).square().flatten(1).sum(dim=1) for theta in thetas]
+    return torch.stack(per_level).sum(dim=0)
+
+
+def scale_loss(log_joint: Tensor, target: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """L_scale (Eq. 3): how far a finer level's best location beats the next coarser level's.
+
+    For the true class c* and levels s1, s2 next to each other, finest first,
+    max(0, max_l p(s1, l, c*) - max_l p(s2, l, c*)); summed over such pairs. One level costs nothing.
+
+    Args:
+        log_joint: (B, C, N) of `joint_log_prob`, levels from the finest to the coarsest.
+        target: (B,) int64 true classes c*.
+        sizes: (h_s, w_s) of each level.
+
+    Returns:
+        (B,) in [0, S - 1].
+    """
+    rows = torch.arange(len(target), device=target.device)
+    per_level = log_joint[rows, target].split([h * w for h, w in sizes], dim=1)
+    best = torch.stack([level.amax(dim=1) for level in per_level], dim=1).exp()  # (B, S)
+    return (best[:, :-1] - best[:, 1:]).clamp(min=0).sum(dim=1)
+
+
+def total_loss(
+    log_joint: Tensor,
+    thetas: Sequence[Tensor],
+    target: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    lambda_theta: float,
+    alpha_scale: float,
+) -> dict[str, Tensor]:
+    """L (Eq. 4) and its terms, each a mean over the batch.
+
+    Returns:
+        scalars ``loss``, ``loss_cls``, ``loss_theta`` and ``loss_scale``; the last two without
+        their weights. An image whose network has no theta pays no L_theta.
+    """
+    cls = classification_loss(log_joint, target).mean()
+    theta = theta_loss(thetas).mean() if thetas else torch.zeros_like(cls)
+    scale = scale_loss(log_joint, target, sizes).mean()
+    loss = cls + lambda_theta * theta + alpha_scale * scale
+    return {"loss": loss, "loss_cls": cls, "loss_theta": theta, "loss_scale": scale}
+
+
+def authors_weight(printed: float, batch: int = AUTHORS_BATCH) -> float:
+    """The weight of Eq. 4, per example, that a printed lambda or alpha has in the authors' code.
+
+    Their penalty is a sum over the batch, their classification loss a mean: a factor of `batch`.
+    """
+    return printed * batch
