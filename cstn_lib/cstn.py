@@ -118,7 +118,9 @@ class ConvSTN2d(nn.Module):
     ) -> None:
         super().__init__()
         if sampler != "auto" and sampler not in SAMPLERS:
-            raise ValueError(f"sampler {sampler!r}: expected 'auto' or one of {', '.join(SAMPLERS)}")
+            raise ValueError(
+                f"sampler {sampler!r}: expected 'auto' or one of {', '.join(SAMPLERS)}"
+            )
         self.window = Window(kernel_size, stride, padding, dilation)
         self.sampler = sampler
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
@@ -220,17 +222,49 @@ def _sample_gather(features: Tensor, points: Tensor) -> Tensor:
     )
     stride = width + 2
     image = torch.arange(batch, device=points.device).view(-1, 1, 1) * ((height + 2) * stride)
-    corner = image + top.long() * stride + left.long()
-    neighbours = corner.unsqueeze(-1) + torch.tensor(
-        [0, 1, stride, stride + 1], device=points.device
-    )
+    corner = (image + top.long() * stride + left.long()).flatten()
+    steps = torch.tensor([0, 1, stride, stride + 1], device=points.device)
+    weights = weights.view(-1, 4).to(rows.dtype)
     values = F.embedding_bag(
-        neighbours.view(-1, 4),
-        rows,
-        mode="sum",
-        per_sample_weights=weights.view(-1, 4).to(rows.dtype),
+        corner.unsqueeze(1) + steps, rows.detach(), mode="sum", per_sample_weights=weights
     )
+    values = _SpreadToCells.apply(values, rows, corner, weights, stride)
     return values.view(*points.shape[:3], channels)
+
+
+class _SpreadToCells(torch.autograd.Function):
+    """Passes sampled values on and, backward, spreads their gradient over the cells they came from.
+
+    `embedding_bag` can do so itself, but sorts all four neighbours of all points first. Here points
+    are sorted once by their upper left neighbour, summed, and the four sums shifted into place.
+    """
+
+    @staticmethod
+    def forward(ctx, values, rows, corner, weights, stride):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(corner, weights)
+        ctx.cells, ctx.stride = len(rows), stride
+        return values.view_as(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        corner, weights = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        spread = gradient.new_zeros(ctx.cells, gradient.shape[1])
+        order = corner.argsort()
+        starts = F.pad(torch.bincount(corner, minlength=ctx.cells).cumsum(0)[:-1], (1, 0))
+        weights = weights[order]
+        for neighbour, step in enumerate((0, 1, ctx.stride, ctx.stride + 1)):
+            part = F.embedding_bag(
+                order,
+                gradient,
+                starts,
+                mode="sum",
+                per_sample_weights=weights[:, neighbour].contiguous(),
+            )
+            # the last row and column are the rim: no point has its upper left neighbour there
+            spread[step:] += part[: ctx.cells - step]
+        return gradient, spread, None, None, None
 
 
 SAMPLERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

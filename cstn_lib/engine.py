@@ -109,7 +109,9 @@ def _resolve(device: str) -> str:
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda': no CUDA device is available here; expected 'auto' or 'cpu'")
+        raise InputError(
+            "device 'cuda': no CUDA device is available here; expected 'auto' or 'cpu'"
+        )
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -306,7 +308,11 @@ class RunningMeans:
         if not all(finite):
             step = self.checked + finite.index(False)
             values = zip(self.names, self.steps[step].tolist(), strict=True)
-            kept = f"kept in {self.checkpoint}" if self.checkpoint.exists() else "the untrained network"
+            kept = (
+                f"kept in {self.checkpoint}"
+                if self.checkpoint.exists()
+                else "the untrained network"
+            )
             raise TrainingDivergedError(
                 f"{self.where}, step {step + 1}: the loss is not finite ("
                 + ", ".join(f"{name} {value:.4g}" for name, value in values)

@@ -55,7 +55,9 @@ class Window:
         Raises:
             ValueError: the window is larger than the padded map.
         """
-        height, width = ((n + 2 * self.padding - self.extent - 1) // self.stride + 1 for n in map_size)
+        height, width = (
+            (n + 2 * self.padding - self.extent - 1) // self.stride + 1 for n in map_size
+        )
         if height < 1 or width < 1:
             raise ValueError(
                 f"a window of {self.extent + 1} cells does not fit a map of "
@@ -81,7 +83,9 @@ class Window:
 
 def identity_theta(like: Tensor | None = None) -> Tensor:
     """theta_ref of Eq. 2: [1 0 0; 0 1 0], of the type and device of `like`."""
-    return torch.eye(2, 3) if like is None else torch.eye(2, 3, dtype=like.dtype, device=like.device)
+    return (
+        torch.eye(2, 3) if like is None else torch.eye(2, 3, dtype=like.dtype, device=like.device)
+    )
 
 
 def sampling_points(theta: Tensor, window: Window, map_size: tuple[int, int]) -> Tensor:
@@ -94,7 +98,10 @@ def sampling_points(theta: Tensor, window: Window, map_size: tuple[int, int]) ->
     Returns:
         (B, h * w, K * K, 2) points (x, y) in cells of the input map.
     """
-    linear, shift = theta[..., :2].flatten(1, 2), theta[..., 2].flatten(1, 2)  # (B, L, 2, 2), (B, L, 2)
+    linear, shift = (
+        theta[..., :2].flatten(1, 2),
+        theta[..., 2].flatten(1, 2),
+    )  # (B, L, 2, 2), (B, L, 2)
     taps = window.taps(theta.device).to(theta.dtype)
     centres = window.centres(map_size, theta.device).to(theta.dtype).flatten(0, 1)  # (L, 2)
     local = taps @ linear.transpose(-1, -2) + shift.unsqueeze(-2)  # (B, L, K*K, 2)
@@ -122,7 +129,9 @@ def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> 
     return corners.clamp(0, 1)
 
 
-def default_boxes(window: Window, map_size: tuple[int, int], device: torch.device | None = None) -> Tensor:
+def default_boxes(
+    window: Window, map_size: tuple[int, int], device: torch.device | None = None
+) -> Tensor:
     """The receptive-field box of every location, (h, w, 4) ``xyxy`` in [0, 1]."""
     height, width = window.output_size(map_size)
     theta = torch.eye(2, 3, device=device).expand(1, height, width, 2, 3)

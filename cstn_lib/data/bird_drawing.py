@@ -205,9 +205,27 @@ _BODY = np.array(
         (1.42, -0.50),
     ]
 )
-_BELLY = np.array([(1.16, -0.18), (0.86, 0.02), (0.2, 0.16), (-0.66, 0.2), (-0.44, 0.5), (0.16, 0.63), (0.75, 0.4)])
+_BELLY = np.array(
+    [
+        (1.16, -0.18),
+        (0.86, 0.02),
+        (0.2, 0.16),
+        (-0.66, 0.2),
+        (-0.44, 0.5),
+        (0.16, 0.63),
+        (0.75, 0.4),
+    ]
+)
 _HEAD = np.array(
-    [(1.41, -0.74), (1.04, -1.13), (0.57, -0.97), (0.36, -0.72), (0.62, -0.36), (1.12, -0.12), (1.43, -0.50)]
+    [
+        (1.41, -0.74),
+        (1.04, -1.13),
+        (0.57, -0.97),
+        (0.36, -0.72),
+        (0.62, -0.36),
+        (1.12, -0.12),
+        (1.43, -0.50),
+    ]
 )
 _WING_PROFILE = (0.42, 0.86, 1.0, 0.98, 0.9, 0.76, 0.58, 0.36, 0.06)
 _POINTED = (0.5, 0.8, 1.0, 0.9, 0.7, 0.45, 0.08)
@@ -272,7 +290,10 @@ def _wing(value: str, ink: _Ink, blade: _Blade) -> list[Shape]:
         "streaked": (TAN, CHESTNUT),
         "tipped": ((222, 222, 218), BLACK),
     }[value]
-    shapes = [Shape(blade.band(), ink(ground, 0.55)), Shape(blade.band(0.02, 0.97, -0.9, 0.88), ink(ground))]
+    shapes = [
+        Shape(blade.band(), ink(ground, 0.55)),
+        Shape(blade.band(0.02, 0.97, -0.9, 0.88), ink(ground)),
+    ]
     # the flight feathers, along the lower edge
     for low in (-0.82, -0.3, 0.22):
         shapes.append(Shape(blade.band(0.45, 0.93, low, low + 0.07, 5), ink(ground, 0.72)))
@@ -286,7 +307,14 @@ def _wing(value: str, ink: _Ink, blade: _Blade) -> list[Shape]:
         shapes.append(Shape(blade.band(0.03, 0.6, -0.85, -0.35), ink(ground, 1.3)))
         shapes.append(Shape(blade.band(0.03, 0.6, 0.3, 0.85), ink(ground, 1.3)))
     elif value == "spotted":
-        for u, v in ((0.2, -0.4), (0.22, 0.45), (0.45, 0.0), (0.64, -0.5), (0.66, 0.5), (0.82, 0.0)):
+        for u, v in (
+            (0.2, -0.4),
+            (0.22, 0.45),
+            (0.45, 0.0),
+            (0.64, -0.5),
+            (0.66, 0.5),
+            (0.82, 0.0),
+        ):
             x, y = blade.place(np.array([u]), np.array([v]))[0]
             shapes.append(Shape(_disc(x, y, 0.1), ink(edge)))
     elif value == "streaked":
@@ -319,20 +347,54 @@ def _head(value: str, ink: _Ink) -> list[Shape]:
     shapes.append(Shape(_smooth(_HEAD), ink(colour, 0.78)))
     shapes.append(Shape(_smooth(_HEAD * 0.9 + (0.09, -0.068)), ink(colour)))
     if value == "striped":
-        shapes.append(Shape(_smooth([(1.4, -0.86), (1.04, -1.13), (0.57, -0.98), (0.42, -0.84), (1.0, -0.95)]), ink(BLACK)))
-        shapes.append(Shape(_smooth([(1.42, -0.66), (0.95, -0.74), (0.4, -0.66), (0.5, -0.5), (0.95, -0.56)]), ink(BLACK)))
+        shapes.append(
+            Shape(
+                _smooth([(1.4, -0.86), (1.04, -1.13), (0.57, -0.98), (0.42, -0.84), (1.0, -0.95)]),
+                ink(BLACK),
+            )
+        )
+        shapes.append(
+            Shape(
+                _smooth([(1.42, -0.66), (0.95, -0.74), (0.4, -0.66), (0.5, -0.5), (0.95, -0.56)]),
+                ink(BLACK),
+            )
+        )
     elif value == "golden":
-        shapes.append(Shape(_smooth([(1.1, -0.78), (0.95, -0.9), (0.8, -0.78), (0.95, -0.66)]), ink(ORANGE)))
+        shapes.append(
+            Shape(_smooth([(1.1, -0.78), (0.95, -0.9), (0.8, -0.78), (0.95, -0.66)]), ink(ORANGE))
+        )
     elif value == "hooded":
-        shapes.append(Shape(_smooth([(1.16, -0.46), (0.86, -0.6), (0.7, -0.42), (0.95, -0.28)]), ink(SLATE)))
+        shapes.append(
+            Shape(_smooth([(1.16, -0.46), (0.86, -0.6), (0.7, -0.42), (0.95, -0.28)]), ink(SLATE))
+        )
     elif value == "collared":
-        shapes.append(Shape(_smooth([(0.42, -0.84), (0.32, -0.66), (0.62, -0.3), (1.12, -0.06), (1.2, -0.24), (0.72, -0.46)]), ink(WHITE)))
+        shapes.append(
+            Shape(
+                _smooth(
+                    [
+                        (0.42, -0.84),
+                        (0.32, -0.66),
+                        (0.62, -0.3),
+                        (1.12, -0.06),
+                        (1.2, -0.24),
+                        (0.72, -0.46),
+                    ]
+                ),
+                ink(WHITE),
+            )
+        )
     elif value == "browed":
-        shapes.append(Shape(_smooth([(1.36, -0.86), (0.95, -0.98), (0.5, -0.84), (0.95, -0.82)]), ink(YELLOW)))
+        shapes.append(
+            Shape(_smooth([(1.36, -0.86), (0.95, -0.98), (0.5, -0.84), (0.95, -0.82)]), ink(YELLOW))
+        )
     elif value == "bibbed":
-        shapes.append(Shape(_smooth([(1.42, -0.52), (1.05, -0.5), (0.84, -0.2), (1.12, -0.1)]), ink(BLACK)))
+        shapes.append(
+            Shape(_smooth([(1.42, -0.52), (1.05, -0.5), (0.84, -0.2), (1.12, -0.1)]), ink(BLACK))
+        )
     elif value == "rosy":
-        shapes.append(Shape(_smooth([(1.3, -0.9), (1.04, -1.12), (0.6, -0.98), (0.85, -0.85)]), ink(SLATE)))
+        shapes.append(
+            Shape(_smooth([(1.3, -0.9), (1.04, -1.12), (0.6, -0.98), (0.85, -0.85)]), ink(SLATE))
+        )
     return shapes
 
 
@@ -384,7 +446,9 @@ def bird_shapes(
     shapes.append(Shape(_smooth(_BODY * 0.95 + (0.0, 0.005)), ink(back)))
     for step, shrink in ((0.35, 1.0), (0.7, 0.85), (1.0, 0.68)):
         centre = np.array((0.18, 0.32))
-        shapes.append(Shape(_smooth((_BELLY - centre) * shrink + centre), ink(_mix(back, belly, step))))
+        shapes.append(
+            Shape(_smooth((_BELLY - centre) * shrink + centre), ink(_mix(back, belly, step)))
+        )
     beak = ink((60, 52, 48) if rng.random() < 0.6 else (232, 158, 54))
     shapes.append(Shape(np.array([(1.34, -0.78), (1.92, -0.56), (1.36, -0.46)]), beak))
     if mark is not None:
@@ -409,7 +473,16 @@ def bird_shapes(
         for hip in ((-0.12, 0.5), (0.22, 0.52)):
             x, y = _rotate(np.array([hip]) * stout, -tilt)[0]
             foot = y + 0.52
-            limb = np.array([(x - 0.05, y), (x + 0.05, y), (x + 0.07, foot - 0.06), (x + 0.24, foot), (x - 0.14, foot), (x, foot - 0.07)])
+            limb = np.array(
+                [
+                    (x - 0.05, y),
+                    (x + 0.05, y),
+                    (x + 0.07, foot - 0.06),
+                    (x + 0.24, foot),
+                    (x - 0.14, foot),
+                    (x, foot - 0.07),
+                ]
+            )
             points = np.concatenate([limb, points])
             colours.insert(0, leg)
             sizes.insert(0, len(limb))
@@ -484,7 +557,9 @@ def _branch(rng: np.random.Generator) -> list[Shape]:
     angle = rng.uniform(0, 2 * pi)
     u = np.linspace(0, 1, 7)
     path = np.stack([u * 1.5, np.cumsum(rng.normal(0, 0.035, 7))], axis=1)
-    path = _rotate(path, angle) + rng.uniform(0.15, 0.85, 2) - 0.6 * np.array([cos(angle), sin(angle)])
+    path = (
+        _rotate(path, angle) + rng.uniform(0.15, 0.85, 2) - 0.6 * np.array([cos(angle), sin(angle)])
+    )
     thick = rng.uniform(0.01, 0.035) * (1 - 0.7 * u)[:, None]
     across = np.array([-sin(angle), cos(angle)])
     across = across if across[1] > 0 else -across
@@ -505,7 +580,11 @@ def _leaf(rng: np.random.Generator, stops: tuple[Colour, ...]) -> list[Shape]:
         colour = _vary(stops[rng.integers(len(stops))], rng, 35)
     angle = rng.uniform(0, 2 * pi)
     blade = _Blade(
-        tuple(rng.uniform(0, 1, 2)), angle, rng.uniform(0.08, 0.24), rng.uniform(0.03, 0.09), _POINTED
+        tuple(rng.uniform(0, 1, 2)),
+        angle,
+        rng.uniform(0.08, 0.24),
+        rng.uniform(0.03, 0.09),
+        _POINTED,
     )
     return [
         Shape(blade.band(count=7), _mix(colour, BLACK, 0.25)),
@@ -534,9 +613,9 @@ def _grass(rng: np.random.Generator) -> list[Shape]:
     length, width = rng.uniform(0.08, 0.3), rng.uniform(0.01, 0.025)
     return [
         Shape(
-            _Blade(tuple(root + step * i), angle + rng.normal(0, 0.1), length, width, _POINTED).band(
-                count=4
-            ),
+            _Blade(
+                tuple(root + step * i), angle + rng.normal(0, 0.1), length, width, _POINTED
+            ).band(count=4),
             _mix(colour, BLACK, 0.12 * (i % 3)),
         )
         for i in range(rng.integers(3, 6))

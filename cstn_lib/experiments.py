@@ -1,0 +1,127 @@
+"""Every training of the project as a named configuration, and the profiles that size them.
+
+An `Experiment` is everything a run depends on but the content of the data. `make_experiment` is the
+only place where hyper-parameters are written down; they were chosen on the val splits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cstn_lib.data import DATASETS, DataConfig
+from cstn_lib.engine import TrainingConfig, supports_bfloat16
+from cstn_lib.errors import unknown_name
+from cstn_lib.losses import authors_weight
+from cstn_lib.models import LevelConfig, ModelConfig
+
+__all__ = [
+    "EXPERIMENTS",
+    "PROFILES",
+    "Experiment",
+    "Profile",
+    "make_experiment",
+    "profile_named",
+]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training."""
+
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work: the same experiments in four sizes.
+
+    Attributes:
+        name: as given on the command line.
+        seeds: how many seeds of each experiment.
+        train, val, test: images of the embedded data sets.
+        epochs, warmup_epochs: of the embedded data sets.
+    """
+
+    name: str
+    seeds: int
+    train: int
+    val: int
+    test: int
+    epochs: int
+    warmup_epochs: int
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", seeds=1, train=48, val=24, test=48, epochs=2, warmup_epochs=1),
+        Profile("quick", seeds=1, train=6000, val=600, test=1200, epochs=8, warmup_epochs=2),
+        Profile("cpu", seeds=3, train=6000, val=600, test=1200, epochs=8, warmup_epochs=2),
+    )
+}
+
+EXPERIMENTS = ("cstn", "pretext")
+"""``cstn``: the complete system of section III-E. ``pretext``: the small backbone's pretraining."""
+
+BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 7))
+PAPER_LEVELS = (LevelConfig("4", 13), LevelConfig("5", 7))
+BIRD_CLASSES, PRETEXT_CLASSES, TINY_IMAGENET_CLASSES = 24, 30, 20
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROFILES:
+        raise unknown_name("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+def make_experiment(
+    name: str, dataset: str, profile: str, *, seed: int = 0, device: str = "auto"
+) -> Experiment:
+    """The configuration of one training.
+
+    Args:
+        name: one of `EXPERIMENTS`.
+        dataset: one of `cstn_lib.data.DATASETS`.
+        profile: one of `PROFILES`.
+        device: decides the precision, bfloat16 where that is fast.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    if name not in EXPERIMENTS:
+        raise unknown_name("experiment", name, EXPERIMENTS)
+    if dataset not in DATASETS:
+        raise unknown_name("dataset", dataset, DATASETS)
+    size = profile_named(profile)
+    precision = "bfloat16" if supports_bfloat16(device) else "float32"
+    if name == "pretext":
+        return _pretext(size, precision, seed)
+    training = TrainingConfig(
+        epochs=size.epochs, warmup_epochs=size.warmup_epochs, precision=precision
+    )
+    if dataset == "tiny-imagenet":
+        data = DataConfig(dataset, **_read_counts(size))
+        model = ModelConfig(TINY_IMAGENET_CLASSES, weights="none", levels=BIRD_LEVELS)
+    else:
+        data = DataConfig(dataset, train=size.train, val=size.val, test=size.test)
+        model = ModelConfig(BIRD_CLASSES, levels=BIRD_LEVELS)
+    return Experiment(name, data, model, training, seed)
+
+
+def _pretext(size: Profile, precision: str, seed: int) -> Experiment:
+    """The small backbone's pretraining: other birds, pooled and classified."""
+    data = DataConfig(
+        "birds-cub", train=size.train, val=size.val, test=size.test, pretext=size.train
+    )
+    model = ModelConfig(PRETEXT_CLASSES, weights="none", head="pooled")
+    training = TrainingConfig(epochs=12, warmup_epochs=0, lr=4e-3, precision=precision)
+    return Experiment("pretext", data, model, training, seed)
