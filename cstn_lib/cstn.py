@@ -29,8 +29,8 @@ class LocalizationNetwork(nn.Module):
     """theta = loc(f): two convolutions of the window's size, as in the authors' code.
 
     The first keeps the map's size, the second visits the same locations as the window and ends in
-    the six entries of theta. Its weights start at zero and it has no bias: every theta starts as the
-    identity, to which its output is added.
+    the six entries of theta. Its weights start at zero and it has no bias: every theta starts as
+    the identity, to which its output is added.
 
     Args:
         in_channels: C of the map it reads.
@@ -73,8 +73,8 @@ class ConvSTN2d(nn.Module):
     """A convolution whose window is transformed at every location.
 
     Drops in for `torch.nn.Conv2d`: same names and shapes of ``weight`` and ``bias``, same output
-    size, same result while theta is the identity. From Meethal et al., "Convolutional STN for Weakly
-    Supervised Object Localization", 2020, section III-C.
+    size, same result while theta is the identity. From Meethal et al., "Convolutional STN for
+    Weakly Supervised Object Localization", 2020, section III-C.
 
     Args:
         in_channels: C of the input map.
@@ -193,8 +193,10 @@ class ConvSTN2d(nn.Module):
 def _sample_grid(features: Tensor, points: Tensor) -> Tensor:
     """`grid_sample` for all locations at once."""
     size = points.new_tensor([features.shape[3], features.shape[2]])
-    grid = ((2 * points + 1) / size - 1).to(features.dtype)
-    values = F.grid_sample(features, grid, align_corners=False)  # (B, C, L, T)
+    grid = (2 * points + 1) / size - 1
+    # in the points' precision: bfloat16 would move them by whole cells
+    values = F.grid_sample(features.to(grid.dtype), grid, align_corners=False)  # (B, C, L, T)
+    values = values.to(features.dtype)
     return values.permute(0, 2, 3, 1)
 
 

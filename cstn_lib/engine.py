@@ -4,8 +4,8 @@
 every theta stays at the identity, then the localization networks are let go at a fraction of the
 learning rate and without weight decay.
 
-After each epoch one checkpoint file is replaced: network, optimizer, history. Everything random is a
-function of (seed, epoch), so training that was killed continues from there to the same result.
+After each epoch one checkpoint file is replaced: network, optimizer, history. Everything random is
+a function of (seed, epoch), so training that was killed continues from there to the same result.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ def _as_is(batch: object) -> object:
 
 
 class RunningMeans:
-    """Means of the losses over an epoch; looks for NaN without waiting for the device at each step."""
+    """Means of the losses over an epoch, which also notice NaN without slowing a GPU down."""
 
     def __init__(self, where: str, checkpoint: Path) -> None:
         self.where = where

@@ -6,12 +6,11 @@ only place where hyper-parameters are written down; they were chosen on the val 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cstn_lib.data import DATASETS, DataConfig
 from cstn_lib.engine import TrainingConfig, supports_bfloat16
 from cstn_lib.errors import unknown_name
-from cstn_lib.losses import authors_weight
 from cstn_lib.models import LevelConfig, ModelConfig
 
 __all__ = [
@@ -44,6 +43,7 @@ class Profile:
         seeds: how many seeds of each experiment.
         train, val, test: images of the embedded data sets.
         epochs, warmup_epochs: of the embedded data sets.
+        photos: at most so many photographs of each split of a read data set; None: all.
     """
 
     name: str
@@ -53,12 +53,13 @@ class Profile:
     test: int
     epochs: int
     warmup_epochs: int
+    photos: int | None = None
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", seeds=1, train=48, val=24, test=48, epochs=2, warmup_epochs=1),
+        Profile("smoke", seeds=1, train=48, val=24, test=48, epochs=2, warmup_epochs=1, photos=60),
         Profile("quick", seeds=1, train=6000, val=600, test=1200, epochs=8, warmup_epochs=2),
         Profile("cpu", seeds=3, train=6000, val=600, test=1200, epochs=8, warmup_epochs=2),
     )
@@ -69,6 +70,7 @@ EXPERIMENTS = ("cstn", "pretext")
 
 BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 7))
 PAPER_LEVELS = (LevelConfig("4", 13), LevelConfig("5", 7))
+LAMBDA_THETA, ALPHA_SCALE = 3e-4, 0.5
 BIRD_CLASSES, PRETEXT_CLASSES, TINY_IMAGENET_CLASSES = 24, 30, 20
 
 
@@ -106,10 +108,14 @@ def make_experiment(
     if name == "pretext":
         return _pretext(size, precision, seed)
     training = TrainingConfig(
-        epochs=size.epochs, warmup_epochs=size.warmup_epochs, precision=precision
+        epochs=size.epochs,
+        warmup_epochs=size.warmup_epochs,
+        lambda_theta=LAMBDA_THETA,
+        alpha_scale=ALPHA_SCALE,
+        precision=precision,
     )
     if dataset == "tiny-imagenet":
-        data = DataConfig(dataset, **_read_counts(size))
+        data = DataConfig(dataset, train=size.photos, val=size.photos, test=size.photos)
         model = ModelConfig(TINY_IMAGENET_CLASSES, weights="none", levels=BIRD_LEVELS)
     else:
         data = DataConfig(dataset, train=size.train, val=size.val, test=size.test)

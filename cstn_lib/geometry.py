@@ -9,8 +9,8 @@ Conventions, stated once for the whole project:
   ordinary convolution.
 * theta is (2, 3) and maps a tap (u, v, 1) to (x, y) in that local frame, x first, as in
   `torch.nn.functional.affine_grid`. Its last column is therefore in units of the half extent.
-* Cell i of a side of n cells lies at i / (n - 1) of the image, as in the authors' code; a box is the
-  axis-aligned hull of its sample points, clipped to the image, ``xyxy`` in [0, 1].
+* Cell i of a side of n cells lies at i / (n - 1) of the image, as in the authors' code; a box is
+  the axis-aligned hull of its sample points, clipped to the image, ``xyxy`` in [0, 1].
 * The *default box* (receptive-field box) of a location is the box of theta = identity.
 """
 

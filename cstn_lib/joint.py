@@ -9,7 +9,8 @@ so that classifying and localizing read the same numbers: summing over locations
 p(c), which is trained with cross-entropy; the largest entry says what and where.
 
 Everything stays in log space: one log-softmax, and log-sum-exp for each marginal. Locations of all
-levels are laid end to end in one axis of length N = sum of h_s * w_s; `locations` names its entries.
+levels are laid end to end in one axis of length N = sum of h_s * w_s; `locations` names its
+entries.
 """
 
 from __future__ import annotations

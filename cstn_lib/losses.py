@@ -2,9 +2,10 @@
 
     L = L_cls + lambda * L_theta + alpha * L_scale
 
-Each function returns one value an image, (B,); `total_loss` takes means over the batch. The authors'
-code adds L_theta and L_scale up over its batch of 16 images while it averages L_cls: per example, as
-Eq. 4 is written, their lambda and alpha act 16 times as strongly as the printed ones. Here
+Each function returns one value an image, (B,); `total_loss` takes means over the batch. The
+authors'
+code adds L_theta and L_scale up over its batch of 16 images while it averages L_cls: per example,
+as Eq. 4 is written, their lambda and alpha act 16 times as strongly as the printed ones. Here
 `lambda_theta` and `alpha_scale` are those of Eq. 4, per example; `authors_weight` converts.
 """
 
@@ -53,7 +54,8 @@ def scale_loss(log_joint: Tensor, target: Tensor, sizes: Sequence[tuple[int, int
     """L_scale (Eq. 3): how far a finer level's best location beats the next coarser level's.
 
     For the true class c* and levels s1, s2 next to each other, finest first,
-    max(0, max_l p(s1, l, c*) - max_l p(s2, l, c*)); summed over such pairs. One level costs nothing.
+    max(0, max_l p(s1, l, c*) - max_l p(s2, l, c*)); summed over such pairs. One level costs
+    nothing.
 
     Args:
         log_joint: (B, C, N) of `joint_log_prob`, levels from the finest to the coarsest.

@@ -184,7 +184,7 @@ def image_interval(right: np.ndarray) -> Interval:
 
 
 def seed_interval(values: np.ndarray) -> Interval:
-    """Student's interval of a mean over seeds: the uncertainty of training. NaN ends for one seed."""
+    """Student's interval of a mean over seeds: the uncertainty of training. NaN for one seed."""
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
     if len(values) < 2:

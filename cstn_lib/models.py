@@ -4,13 +4,12 @@
           -> one 1x1 classifier shared by the levels -> joint distribution (`cstn_lib.joint`)
 
 Levels carry the paper's names: ``"4"`` and ``"5"`` are the last two stages of a ResNet, strides 16
-and 32. The small backbone has strides 4 and 8 there, so that an 80-pixel image gives the same 20 x 20
-and 10 x 10 maps as 320 pixels do in the paper.
+and 32. The small backbone has strides 4 and 8 there, so that an 80-pixel image gives the same 20 x
+20 and 10 x 10 maps as 320 pixels do in the paper.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +18,9 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FeaturePyramidNetwork
 
 from cstn_lib.cstn import ConvSTN2d
@@ -285,9 +282,9 @@ class Backbone(nn.Module):
 
 
 def small_backbone() -> Backbone:
-    """Five 3x3 convolutions for CPU: level 4 at stride 4, level 5 at stride 8.
+    """Five convolutions for CPU: level 4 at stride 4, level 5 at stride 8.
 
-    Its own receptive field, 15 pixels at level 4 and 39 at level 5, stays below a bird of an 80-pixel
+    Its receptive field, 15 pixels at level 4 and 39 at level 5, stays below a bird of an 80-pixel
     image: joining the parts is left to the window of the CSTN.
     """
     return Backbone(
@@ -356,24 +353,30 @@ def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise InputError(
+            f"weights {str(path)!r}: expected 'pretext', 'imagenet', 'none' or the path of a "
+            ".safetensors or .pth file"
+        )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix in (".pth", ".pt"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged pickles fail in as many ways as there are bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: cannot read these weights ({reason})") from error
-    raise InputError(
-        f"weights {str(path)!r}: expected 'pretext', 'imagenet', 'none' or the path of a "
-        ".safetensors or .pth file"
-    )
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
+    return state
 
 
 def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state whose names and shapes fit exactly."""
+    """Load a state whose names and shapes fit; old files may lack batch norm's counters."""
     own = module.state_dict()
-    for name in own.keys() | state.keys():
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    state = {**counters, **state}
+    for name in sorted(own.keys() | state.keys()):
         if name not in own or name not in state or own[name].shape != state[name].shape:
             raise InputError(
                 f"{source}: the weights do not fit: {name} is "
@@ -388,7 +391,7 @@ def _shape(tensor: Tensor | None) -> str:
 
 def _conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )

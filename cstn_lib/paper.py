@@ -1,7 +1,8 @@
 """The numbers published in the paper, each with its place; nowhere else in the project.
 
-Meethal, Pedersoli, Belharbi, Granger: "Convolutional STN for Weakly Supervised Object Localization",
-ICPR 2020. All values are percentages, as printed; None where the paper leaves a cell blank.
+Meethal, Pedersoli, Belharbi, Granger: "Convolutional STN for Weakly Supervised Object
+Localization", ICPR 2020. All values are percentages, as printed; None where the paper leaves a
+cell blank.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The predictions table: everything tables and figures need, so that no network runs twice.
 
-One row an image. Columns whose name begins with ``predicted_`` describe the best locations under the
-predicted class, those with ``true_`` the best under the true class; each holds up to five locations,
-best first (section IV-A: the Top-1 box, the GT-Known box, the Top-5 boxes).
+One row an image. Columns whose name begins with ``predicted_`` describe the best locations under
+the predicted class, those with ``true_`` the best under the true class; each holds up to five
+locations, best first (section IV-A: the Top-1 box, the GT-Known box, the Top-5 boxes).
 
 | column | content |
 |---|---|

@@ -122,9 +122,13 @@ class Run:
             ) from error
         return model.eval()
 
+    def predictions_path(self, split: str) -> Path:
+        """Where the predictions table of a split lies; the name tells the split's content."""
+        return self.folder / f"predictions-{split}-{self.split(split).fingerprint[:10]}.parquet"
+
     def predictions(self, split: str = "test") -> pd.DataFrame:
         """The predictions table on a split, computed on the first call."""
-        path = self.folder / f"predictions-{split}-{self.split(split).fingerprint[:10]}.parquet"
+        path = self.predictions_path(split)
         if not path.is_file():
             table = predict(
                 self.model(),
@@ -134,6 +138,12 @@ class Run:
             )
             save_table(table, path)
         return load_table(path)
+
+    def save_backbone(self, path: Path) -> None:
+        """Write the trained backbone alone, for `cstn_lib.models.ModelConfig.weights`."""
+        with atomic_file(path) as temporary:
+            state = self.model().backbone.state_dict().items()
+            save_file({name: value.contiguous() for name, value in state}, temporary)
 
     def train(self) -> None:
         """Train to the end, from the last epoch's checkpoint where there is one."""

@@ -88,7 +88,7 @@ def test_theta_loss_is_zero_at_the_identity_only():
 
 
 def two_levels(finer: float, coarser: float) -> Tensor:
-    """log p of one image, two classes, one location a level; class 1 has the probabilities given."""
+    """log p of one image: two classes, one location a level, the given p of class 1."""
     rest = (1 - finer - coarser) / 2
     return torch.tensor([[[rest, rest], [finer, coarser]]], dtype=torch.float64).log()
 

@@ -30,8 +30,8 @@ class DataConfig:
     Attributes:
         name: one of `DATASETS`.
         image_size: side in pixels of the square that every image is resized to.
-        train, val, test, pretext: images a split. Drawn data have exactly so many, read data at most
-            so many; None means all there are and is for read data only.
+        train, val, test, pretext: images a split. Drawn data have exactly so many, read data at
+            most so many; None means all there are and is for read data only.
         head_tell: of `BirdsConfig`.
     """
 

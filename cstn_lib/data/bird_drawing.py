@@ -142,10 +142,10 @@ def _disc(x: float, y: float, radius: float) -> np.ndarray:
     return _CIRCLE * radius + (x, y)
 
 
-def _rotate(points: np.ndarray, angle: float, about: tuple[float, float] = (0, 0)) -> np.ndarray:
-    """Turn clockwise on the screen (y points down) by `angle` radians."""
+def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
+    """Turn clockwise on the screen (y points down) about the origin by `angle` radians."""
     c, s = cos(angle), sin(angle)
-    return (points - about) @ np.array([[c, s], [-s, c]]) + about
+    return points @ np.array([[c, s], [-s, c]])
 
 
 class _Blade:
@@ -451,9 +451,9 @@ def bird_shapes(
         )
     beak = ink((60, 52, 48) if rng.random() < 0.6 else (232, 158, 54))
     shapes.append(Shape(np.array([(1.34, -0.78), (1.92, -0.56), (1.36, -0.46)]), beak))
-    if mark is not None:
-        shapes += _mark(mark, ink)
     shapes += _head(parts.head, ink)
+    if mark is not None:  # over the head: a crest must not hide it
+        shapes += _mark(mark, ink)
     shapes.append(Shape(_disc(1.14, -0.74, 0.11), WHITE))
     shapes.append(Shape(_disc(1.16, -0.74, 0.08), (12, 10, 12)))
     shapes.append(Shape(_disc(1.19, -0.77, 0.028), WHITE))

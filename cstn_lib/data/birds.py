@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from itertools import product
-from multiprocessing import get_context
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from itertools import cycle, product
+from math import erf
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ __all__ = [
     "sample_boxes",
 ]
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
+"""To be raised whenever a pixel or a box changes; splits drawn before are then not used."""
 SPLITS = ("train", "val", "test", "pretext")
 
 _CLASSES = tuple(
@@ -133,14 +135,17 @@ def _classes(split: str) -> tuple[Parts, ...]:
 # The data set
 # ---------------------------------------------------------------------------------------------
 
-_BATCH = 100
-
 
 def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
     """Open a split, drawing it first where it is not there yet.
 
     It lies in ``data_dir/birds-<boxes>/<split>-<hash>``; the hash covers what the split depends on
-    and the version of the drawing. Drawing takes all processors and shows its progress.
+    and the version of the drawing. Drawing shows its progress; a large split takes several
+    processors, and an interrupted one leaves nothing behind.
+
+    Returns:
+        Images (N, image_size, image_size, 3) uint8 with labels and boxes; image i is
+        ``draw_bird_image(config, split, i)``.
 
     Raises:
         InputError: unknown split, or a damaged folder.
@@ -152,18 +157,18 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
     if folder.is_dir():
         return open_image_set(folder)
     count = getattr(config, split)
-    scenes = [_boxes_of(config, split, index) for index in range(count)]
-    return write_image_set(
-        folder,
-        name=name,
-        split=split,
-        image_size=(config.image_size, config.image_size),
-        labels=np.arange(count) % len(names),
-        boxes=scenes,
-        class_names=names,
-        fingerprint=fingerprint,
-        image_batches=_draw_batches(config, split, count),
-    )
+    with closing(_draw_batches(config, split)) as batches:
+        return write_image_set(
+            folder,
+            name=name,
+            split=split,
+            image_size=(config.image_size, config.image_size),
+            labels=np.arange(count) % len(names),
+            boxes=[_boxes_of(config, split, index) for index in range(count)],
+            class_names=names,
+            fingerprint=fingerprint,
+            image_batches=batches,
+        )
 
 
 def _fingerprint(config: BirdsConfig, split: str) -> str:
@@ -179,25 +184,67 @@ def _fingerprint(config: BirdsConfig, split: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _draw_batches(config: BirdsConfig, split: str, count: int) -> Iterator[np.ndarray]:
-    spans = [(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-    draw = partial(_draw_span, config, split)
-    workers = min(os.cpu_count() or 1, len(spans))
-    with tqdm(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image") as bar:
-        if workers == 1:
-            for span in spans:
-                yield draw(span)
-                bar.update(span[1] - span[0])
-            return
-        # "spawn" starts clean processes: forking one that runs threads (torch) may hang
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for span, batch in zip(spans, pool.map(draw, spans), strict=True):
-                yield batch
-                bar.update(span[1] - span[0])
+_BATCH = 100
+_WORTH_A_WORKER = 1000  # images; starting one takes as long as drawing several hundred
+_MOST_WORKERS = 8
+_WORKER = "import sys; from cstn_lib.data.birds import _work; _work(*sys.argv[1:])"
 
 
-def _draw_span(config: BirdsConfig, split: str, span: tuple[int, int]) -> np.ndarray:
-    return np.stack([draw_bird_image(config, split, index)[0] for index in range(*span)])
+def _draw_batches(config: BirdsConfig, split: str) -> Iterator[np.ndarray]:
+    """The images of a split in order, (b, H, W, 3) uint8 at a time.
+
+    The workers are plain child processes that write pixels to their standard output, each drawing
+    every n-th batch. Those of `multiprocessing` would import the caller's main module again, and
+    break in a script without ``if __name__ == "__main__"``.
+    """
+    count = getattr(config, split)
+    size = config.image_size
+    workers = min(os.cpu_count() or 1, count // _WORTH_A_WORKER, _MOST_WORKERS)
+    bar = tqdm(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image")
+    with ExitStack() as stack:
+        stack.enter_context(bar)
+        processes = []
+        for first in range(workers if workers > 1 else 0):
+            process = _start_worker(config, split, first, workers)
+            stack.enter_context(process)
+            stack.callback(process.kill)  # before the wait that leaving the process's context is
+            processes.append(process)
+        for span, process in zip(_spans(count), cycle(processes or [None]), strict=False):
+            wanted = len(span) * size * size * 3
+            pixels = process.stdout.read(wanted) if process else b""
+            if len(pixels) == wanted:
+                yield np.frombuffer(pixels, np.uint8).reshape(len(span), size, size, 3)
+            else:  # no worker, or one that died: whatever it died of shows here
+                yield _draw_span(config, split, span)
+            bar.update(len(span))
+
+
+def _spans(count: int) -> list[range]:
+    return [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
+
+
+def _draw_span(config: BirdsConfig, split: str, span: range) -> np.ndarray:
+    return np.stack([draw_bird_image(config, split, index)[0] for index in span])
+
+
+def _start_worker(config: BirdsConfig, split: str, first: int, step: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", _WORKER, json.dumps(asdict(config)), split, str(first), str(step)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        # it finds the modules that this process finds
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Ctrl-C reaches this process alone, which then ends its workers
+        start_new_session=True,
+    )
+
+
+def _work(config: str, split: str, first: str, step: str) -> None:
+    """What a worker does: the batches first, first + step, ..., as bytes to standard output."""
+    birds = BirdsConfig(**json.loads(config))
+    for span in _spans(getattr(birds, split))[int(first) :: int(step)]:
+        sys.stdout.buffer.write(_draw_span(birds, split, span))
+        sys.stdout.buffer.flush()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -211,6 +258,7 @@ def draw_bird_image(
     """One image at any resolution: the same scene, whatever `size`.
 
     Args:
+        index: 0 or more; it need not be below the number of images of the split.
         size: side in pixels; `config.image_size` where not given.
 
     Returns:
@@ -228,7 +276,20 @@ def draw_bird_image(
 def draw_specimen(
     label: int, size: int, *, split: str = "test", head_tell: bool = False, seed: int = 0
 ) -> np.ndarray:
-    """One bird of a class on paper, as on the plate of a field guide: (size, size, 3) uint8."""
+    """One bird of a class on paper, as on the plate of a field guide.
+
+    Args:
+        label: the class, by its label in `split`.
+        size: side of the image in pixels.
+        head_tell: whether it wears the mark of its class (see `BirdsConfig`).
+        seed: another seed gives another pose and body.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        InputError: unknown split or label.
+    """
     rng = np.random.default_rng([seed, label])
     parts = class_parts(label, split)
     mark = MARKS[label] if head_tell and split != "pretext" else None
@@ -247,9 +308,8 @@ def _generator(config: BirdsConfig, split: str, index: int, stream: int) -> np.r
 
 
 def _boxes_of(config: BirdsConfig, split: str, index: int) -> np.ndarray:
-    smallest = 4 / 80
     rng = _generator(config, split, index, 0)
-    return sample_boxes(config.boxes, rng, smallest=smallest).astype(np.float32)
+    return sample_boxes(config.boxes, rng).astype(np.float32)
 
 
 def _scene(
@@ -288,7 +348,8 @@ class _Statistics:
     Attributes:
         counts: images with 1, 2, ... boxes, as fractions; the last stands for all larger numbers.
         areas: for each number of boxes the area fractions at `_LEVELS`.
-        aspect: rows (area, mean, sd) of the log aspect before it is cut so that the box fits.
+        aspect: rows (area, mean, sd) of the log aspect before it is cut so that the box fits; for
+            ILSVRC chosen so that after the cut the boxes have the measured mean and sd.
         place: for one box and for several, rows (area, sd of x, mean of y, sd of y) of where the
             box lies in the room it has: 0 at the left or top edge, 1 at the right or bottom edge.
         kinship: correlation of the sizes of the boxes of an image.
@@ -333,37 +394,57 @@ _STATISTICS = {
                 0.486, 0.588, 0.681, 0.812, 0.987,
             ),
         ),
-        aspect=((0.1, -0.17, 0.40), (0.18, -0.20, 0.45), (0.29, -0.11, 0.43), (0.41, -0.06, 0.34), (0.65, -0.02, 0.2)),
+        aspect=(
+            (0.1, -0.17, 0.40), (0.18, -0.20, 0.45), (0.29, -0.11, 0.43), (0.41, -0.06, 0.34),
+            (0.65, -0.02, 0.2),
+        ),
         place=(
-            ((0.11, 0.16, 0.52, 0.14), (0.29, 0.22, 0.56, 0.17), (0.5, 0.25, 0.59, 0.2), (0.65, 0.29, 0.63, 0.23)),
+            (
+                (0.11, 0.16, 0.52, 0.14), (0.29, 0.22, 0.56, 0.17), (0.5, 0.25, 0.59, 0.2),
+                (0.65, 0.29, 0.63, 0.23),
+            ),
         ),
     ),
     "ilsvrc": _Statistics(
         counts=(0.760, 0.1226, 0.0421, 0.0221, 0.0134, 0.0, 0.0, 0.0398),
         areas=(_ILSVRC_ONE, _ILSVRC_TWO, _ILSVRC_THREE, _ILSVRC_FOUR, _ILSVRC_FOUR, _ILSVRC_MANY),
-        aspect=((0.01, -0.25, 0.80), (0.1, -0.21, 0.80), (0.27, -0.13, 0.62), (0.42, -0.07, 0.5), (0.62, -0.03, 0.32), (0.8, 0.0, 0.2)),
+        aspect=(
+            (0.01, -0.36, 1.15), (0.1, -0.33, 1.0), (0.27, -0.20, 0.70), (0.42, -0.10, 0.55),
+            (0.62, -0.04, 0.36), (0.8, 0.0, 0.2),
+        ),
         place=(
-            ((0.06, 0.21, 0.53, 0.24), (0.3, 0.25, 0.57, 0.27), (0.6, 0.3, 0.57, 0.31), (0.85, 0.33, 0.5, 0.33)),
-            ((0.02, 0.29, 0.5, 0.25), (0.1, 0.31, 0.52, 0.28), (0.3, 0.34, 0.55, 0.31), (0.6, 0.36, 0.55, 0.34)),
+            (
+                (0.06, 0.21, 0.53, 0.24), (0.3, 0.25, 0.57, 0.27), (0.6, 0.3, 0.57, 0.31),
+                (0.85, 0.33, 0.5, 0.33),
+            ),
+            (
+                (0.02, 0.29, 0.5, 0.25), (0.1, 0.31, 0.52, 0.28), (0.3, 0.34, 0.55, 0.31),
+                (0.6, 0.36, 0.55, 0.34),
+            ),
         ),
         kinship=0.5,
     ),
 }  # fmt: skip
 
-_ASPECT_LIMIT = 1.5
+_LEAST_SIDE = 4 / 80  # fraction of the image: a bird on fewer than 4 of 80 pixels shows no parts
+_ASPECT_LIMIT = 1.6  # of |log aspect|: a bird squeezed further is none any more
 _LAYOUT_TRIES = 8
 
 
-def sample_boxes(kind: str, rng: np.random.Generator, *, smallest: float) -> np.ndarray:
-    """The boxes of one image.
+def sample_boxes(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """The boxes of one image; no side is shorter than a twentieth of the image.
 
     Args:
         kind: ``"cub"`` or ``"ilsvrc"``.
-        smallest: least side of a box, as a fraction of the image.
 
     Returns:
         (n, 4) float64 ``xyxy`` in [0, 1], far ones (small) first.
+
+    Raises:
+        InputError: unknown kind.
     """
+    if kind not in _STATISTICS:
+        raise unknown_name("box statistics", kind, _STATISTICS)
     statistics = _STATISTICS[kind]
     count = 1 + int(rng.choice(len(statistics.counts), p=statistics.counts))
     table = statistics.areas[min(count, len(statistics.areas)) - 1]
@@ -372,7 +453,7 @@ def sample_boxes(kind: str, rng: np.random.Generator, *, smallest: float) -> np.
     for _ in range(count):
         k = statistics.kinship
         rank = _normal_cdf(common * k**0.5 + rng.normal() * (1 - k) ** 0.5)
-        sizes.append(_sample_size(statistics, table, rank, rng, smallest))
+        sizes.append(_sample_size(statistics, table, rank, rng))
     sizes.sort(key=lambda size: size[0] * size[1])
     if count == 1:
         return _place(statistics.place[0], sizes, rng)
@@ -386,13 +467,13 @@ def _sample_size(
     table: tuple[float, ...],
     rank: float,
     rng: np.random.Generator,
-    smallest: float,
 ) -> tuple[float, float]:
-    area = max(float(np.interp(rank, _LEVELS, table)), smallest**2)
+    """Width and height of a box; `rank` in [0, 1] is its place in the distribution of areas."""
+    area = max(float(np.interp(rank, _LEVELS, table)), _LEAST_SIDE**2)
     at, mean, spread = zip(*statistics.aspect, strict=True)
     mean, spread = np.interp(area, at, mean), np.interp(area, at, spread)
     # width and height are at most 1 just when |log aspect| <= -log area
-    limit = min(-np.log(area), np.log(area / smallest**2), _ASPECT_LIMIT)
+    limit = min(-np.log(area), np.log(area / _LEAST_SIDE**2), _ASPECT_LIMIT)
     aspect = rng.normal(mean, spread)
     while abs(aspect) > limit:
         aspect = rng.uniform(-limit, limit) if limit < 0.5 * spread else rng.normal(mean, spread)
@@ -431,6 +512,4 @@ def _overlap(boxes: np.ndarray) -> float:
 
 
 def _normal_cdf(z: float) -> float:
-    from math import erf
-
     return 0.5 * (1 + erf(z / 2**0.5))

@@ -36,7 +36,8 @@ class ImageSet(Dataset):
         images: (N, H, W, 3) uint8, usually a read-only memory map.
         labels: (N,) int64 in [0, number of classes).
         boxes: (M, 4) float32 ``xyxy`` in [0, 1], in the order of the images.
-        box_offsets: (N + 1,) int64; the boxes of image i are rows box_offsets[i]:box_offsets[i + 1].
+        box_offsets: (N + 1,) int64; the boxes of image i are rows box_offsets[i]:box_offsets[i +
+        1].
         class_names: one name a class.
         fingerprint: identifies the content.
     """
@@ -96,8 +97,8 @@ def write_image_set(
 
     Args:
         boxes: one (n, 4) array an image, n >= 0.
-        image_batches: uint8 arrays (b, H, W, 3) that together hold the images in order; consumed one
-            at a time, so that memory does not grow with the data.
+        image_batches: uint8 arrays (b, H, W, 3) that together hold the images in order; consumed
+            one at a time, so that memory does not grow with the data.
     """
     offsets = np.concatenate([[0], np.cumsum([len(b) for b in boxes])]).astype(np.int64)
     flat = np.concatenate([np.reshape(b, (-1, 4)) for b in boxes]).astype(np.float32)

@@ -1,0 +1,185 @@
+"""The command `cstn`: everything the notebooks do, without a notebook."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cstn_lib.data import DATASETS, DataConfig, open_split
+from cstn_lib.errors import InputError, unknown_name
+from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
+from cstn_lib.metrics import evaluate
+from cstn_lib.project import project_folder
+from cstn_lib.report import save_table_files, table_1
+from cstn_lib.reproduce import RESULTS, check_parameters, run_notebooks
+from cstn_lib.runs import Run, RunStore
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Convolutional STN for weakly supervised object localization.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="The data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}")]
+Dataset = Annotated[str, typer.Option(help=f"one of {', '.join(DATASETS)}")]
+ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick or cpu")]
+Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
+Seeds = Annotated[int, typer.Option(min=0, help="how many seeds; 0: as many as the profile has")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+DataRoot = Annotated[str, typer.Option(help="folder or zip of a data set that is read")]
+RunsDir = Annotated[str, typer.Option(help="where runs are kept (default: runs/)")]
+FiguresDir = Annotated[str, typer.Option(help="where tables go (default: figures/PROFILE)")]
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one line and exit status 2."""
+    try:
+        app()
+    except (InputError, OSError) as error:
+        print(f"cstn: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def reproduce(
+    profile: ProfileName = "quick",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(RESULTS)} or a notebook's name; may be repeated"),
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="instead of the notebooks' own; a,b for two")] = "",
+    data_root: DataRoot = "",
+    device: Device = "auto",
+    seeds: Seeds = 0,
+    runs_dir: RunsDir = "",
+    figures_dir: FiguresDir = "",
+) -> None:
+    """Run the notebooks and print each table beside the paper's."""
+    given = {
+        "profile": profile,
+        "dataset": dataset,
+        "data_root": data_root and str(Path(data_root).expanduser().resolve()),
+        "device": device,
+        "seeds": seeds,
+        "runs_dir": runs_dir and str(Path(runs_dir).expanduser().resolve()),
+        "figures_dir": figures_dir and str(Path(figures_dir).expanduser().resolve()),
+    }
+    parameters = {name: value for name, value in given.items() if value}
+    check_parameters(parameters)
+    outputs = run_notebooks(only or [], parameters)
+    folder = _figures(figures_dir, profile)
+    made = {path.stem for path in outputs}
+    for result, notebook in RESULTS.items():
+        if notebook in made:
+            path = folder / f"{result.replace('-', '_')}.md"
+            print(f"\n{path}\n\n{path.read_text(encoding='utf-8')}")
+
+
+@app.command()
+def train(
+    experiment: Name,
+    dataset: Dataset = "birds-cub",
+    profile: ProfileName = "quick",
+    seed: Seed = 0,
+    device: Device = "auto",
+    data_root: DataRoot = "",
+    runs_dir: RunsDir = "",
+) -> None:
+    """Train one network, or continue where it was interrupted."""
+    store = RunStore(runs_dir, data_root, device)
+    run = store.run(make_experiment(experiment, dataset, profile, seed=seed, device=device))
+    print(run.folder)
+    print(run.history.tail(1).round(4).T.to_string(header=False))
+
+
+@app.command()
+def predict(
+    experiment: Name,
+    dataset: Dataset = "birds-cub",
+    profile: ProfileName = "quick",
+    split: Annotated[str, typer.Option(help="val or test")] = "test",
+    seed: Seed = 0,
+    device: Device = "auto",
+    data_root: DataRoot = "",
+    runs_dir: RunsDir = "",
+) -> None:
+    """Write a trained network's predictions table and print its metrics."""
+    store = RunStore(runs_dir, data_root, device)
+    chosen = make_experiment(experiment, dataset, profile, seed=seed, device=device)
+    run = _finished(store.open(chosen))
+    for transform in (False, True):
+        metrics = evaluate(run.predictions(split), transform=transform)
+        line = "  ".join(f"{name} {100 * value:.2f}" for name, value in metrics.items())
+        print(f"{'transformed' if transform else 'default':>11} box  {line}")
+    print(run.predictions_path(split))
+
+
+@app.command()
+def report(
+    profile: ProfileName = "quick",
+    dataset: Annotated[str, typer.Option(help="a,b for two")] = "birds-cub,birds-ilsvrc",
+    seeds: Seeds = 0,
+    device: Device = "auto",
+    data_root: DataRoot = "",
+    runs_dir: RunsDir = "",
+    figures_dir: FiguresDir = "",
+) -> None:
+    """Write the tables from finished runs; nothing is trained."""
+    store = RunStore(runs_dir, data_root, device)
+    runs = [
+        _finished(store.open(make_experiment("cstn", name, profile, seed=seed, device=device)))
+        for name in dataset.split(",")
+        for seed in range(seeds or profile_named(profile).seeds)
+    ]
+    folder = _figures(figures_dir, profile)
+    save_table_files(table_1(runs), folder, "table_1")
+    print((folder / "table_1.md").read_text(encoding="utf-8"))
+
+
+@app.command()
+def pretrain(
+    output: Annotated[Path, typer.Option(help="the safetensors file to write")] = Path(
+        "small-pretext.safetensors"
+    ),
+    device: Device = "auto",
+    runs_dir: RunsDir = "",
+) -> None:
+    """Remake the small backbone's starting weights from the pretext birds."""
+    store = RunStore(runs_dir, device=device)
+    run = store.run(make_experiment("pretext", "birds-cub", "quick", device=device))
+    run.save_backbone(output)
+    print(output)
+
+
+@data_app.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(help="birds-cub or birds-ilsvrc")],
+    profile: ProfileName = "quick",
+) -> None:
+    """Draw an embedded data set under data/."""
+    drawn = [dataset for dataset in DATASETS if dataset.startswith("birds-")]
+    if name not in drawn:
+        raise unknown_name("embedded dataset", name, drawn)
+    size = profile_named(profile)
+    config = DataConfig(name, train=size.train, val=size.val, test=size.test)
+    for split in ("train", "val", "test"):
+        images = open_split(config, split)
+        print(f"{name} {split}: {len(images)} images of {images.num_classes} classes")
+
+
+def _finished(run: Run) -> Run:
+    if not run.finished:
+        raise InputError(f"{run.folder}: {run.title} is not trained yet; run cstn train first")
+    return run
+
+
+def _figures(figures_dir: str, profile: str) -> Path:
+    return project_folder(f"figures/{profile}", figures_dir)

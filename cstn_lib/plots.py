@@ -1,0 +1,217 @@
+"""Pictures in one style, one meaning a colour everywhere.
+
+The default box is blue and dashed, the transformed box red and solid, the ground truth green and
+dotted, as in the paper's figures; the hues are told apart by colour-blind readers, the line styles
+in black and white. Boxes come in [0, 1] and meet pixels only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from IPython.display import Image, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from cstn_lib.data import DataConfig, ImageSet, birds_config
+from cstn_lib.data.birds import draw_bird_image
+from cstn_lib.geometry import Window, boxes_of_theta, default_boxes, sampling_points
+
+__all__ = [
+    "BOX_STYLES",
+    "box_legend",
+    "draw_box",
+    "draw_points",
+    "draw_theta",
+    "image_row",
+    "overlay_map",
+    "plot_history",
+    "sharp_image",
+    "show_image",
+    "show_photos",
+    "use_style",
+]
+
+BOX_STYLES = {
+    "default": {"edgecolor": "#0072B2", "linestyle": (0, (5, 2)), "label": "default box"},
+    "transformed": {"edgecolor": "#D7301F", "linestyle": "-", "label": "transformed box"},
+    "truth": {"edgecolor": "#00A087", "linestyle": (0, (1, 1)), "label": "ground truth"},
+}
+
+
+def use_style() -> None:
+    """Set the look of all figures of a notebook; pictures stay small enough to be committed."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    plt.rcParams.update(
+        {
+            "figure.dpi": 80,
+            "savefig.dpi": 80,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
+    """An image (H, W, 3) uint8 on axes that run from 0 to 1, so that boxes fit on it."""
+    ax.imshow(image, extent=(0, 1, 1, 0))
+    ax.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
+    ax.set_title(title, fontsize=10)
+    sns.despine(ax=ax, left=True, bottom=True)
+
+
+def draw_box(ax: Axes, box: Sequence[float], kind: str, **style: object) -> None:
+    """One ``xyxy`` box in [0, 1] on axes made by `show_image`.
+
+    Args:
+        kind: a key of `BOX_STYLES`.
+    """
+    x0, y0, x1, y1 = box
+    look = {"facecolor": "none", "linewidth": 2, "clip_on": False, **BOX_STYLES[kind], **style}
+    ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
+
+
+def box_legend(figure: Figure, kinds: Sequence[str] = tuple(BOX_STYLES)) -> None:
+    """What the box colours mean, below the figure."""
+    handles = [
+        Line2D([], [], color=s["edgecolor"], linestyle=s["linestyle"], label=s["label"], lw=2)
+        for s in (BOX_STYLES[kind] for kind in kinds)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False)
+
+
+def draw_points(ax: Axes, points: np.ndarray, kind: str = "transformed") -> None:
+    """Sample points (T, 2) as (x, y) in [0, 1] of the image, in the colour of a box kind."""
+    ax.scatter(*points.T, s=9, color=BOX_STYLES[kind]["edgecolor"], edgecolor="white", lw=0.4)
+
+
+def overlay_map(ax: Axes, values: np.ndarray, centres: np.ndarray, **style: object) -> None:
+    """A map of one value a location (h, w) over an image, each on its centre.
+
+    Args:
+        centres: (h, w, 2) places (x, y) in [0, 1] of the image.
+    """
+    steps = [(centres[0, -1, 0] - centres[0, 0, 0]), (centres[-1, 0, 1] - centres[0, 0, 1])]
+    half = [s / max(n - 1, 1) / 2 for s, n in zip(steps, values.shape[::-1], strict=True)]
+    (left, top), (right, bottom) = centres[0, 0] - half, centres[-1, -1] + half
+    look = {"cmap": "magma", "alpha": 0.65, **style}
+    ax.imshow(values, extent=(left, right, bottom, top), **look)
+    ax.set(xlim=(0, 1), ylim=(1, 0))
+
+
+def image_row(
+    images: Sequence[np.ndarray],
+    boxes: Sequence[dict[str, np.ndarray]],
+    titles: Sequence[str] = (),
+    columns: int = 6,
+    side: float = 2.0,
+) -> Figure:
+    """Images in a grid, each with its boxes.
+
+    Args:
+        images: (H, W, 3) uint8 each.
+        boxes: an image's boxes by kind: one (4,) or several (n, 4), ``xyxy`` in [0, 1].
+        titles: one an image, or none.
+    """
+    rows = -(-len(images) // columns)
+    width = min(columns, len(images))
+    size = (side * width, (side + 0.25 * bool(titles)) * rows + 0.4)
+    figure, axes = plt.subplots(rows, width, figsize=size, squeeze=False)
+    for index, ax in enumerate(axes.flat):
+        if index >= len(images):
+            ax.axis("off")
+            continue
+        show_image(ax, images[index], titles[index] if titles else "")
+        for kind, several in boxes[index].items():
+            for box in np.atleast_2d(several):
+                draw_box(ax, box, kind)
+    kinds = [kind for kind in BOX_STYLES if any(kind in b for b in boxes)]
+    if kinds:
+        box_legend(figure, kinds)
+    return figure
+
+
+def plot_history(history: pd.DataFrame, warmup_epochs: int = 0) -> Figure:
+    """A training, epoch by epoch: the terms of the loss, and what val says.
+
+    Args:
+        history: of `cstn_lib.runs.Run`.
+        warmup_epochs: shaded; there theta stays at the identity.
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.2))
+    epochs = history["epoch"]
+    left.plot(epochs, history["loss_cls"], marker="o", label="classification $L_{cls}$")
+    left.plot(epochs, history["loss_scale"], marker="s", label=r"scale $L_{scale}$, unweighted")
+    left.set(xlabel="epoch", ylabel="mean loss an image", yscale="log")
+    middle.plot(epochs, history["loss_theta"], marker="o", color="C2")
+    middle.set(xlabel="epoch", ylabel=r"$L_\theta$ an image, unweighted", ylim=(0, None))
+    names = {
+        "val_top1_class": "Top-1 Class",
+        "val_gt_known_loc": "GT-Known Loc",
+        "val_top5_box_loc": "Top-5 box Loc",
+    }
+    for (column, name), marker in zip(names.items(), "osD", strict=True):
+        right.plot(epochs, 100 * history[column], marker=marker, label=name)
+    right.set(xlabel="epoch", ylabel="val images [%]", ylim=(0, 102))
+    for ax in (left, middle, right):
+        if warmup_epochs:
+            ax.axvspan(epochs.min() - 0.4, warmup_epochs + 0.5, color="0.92", zorder=0)
+            low = ax.get_ylim()[0]
+            ax.text(epochs.min() - 0.3, low, " warm-up", color="0.4", va="bottom", fontsize=9)
+    left.legend(frameon=False, fontsize=9)
+    right.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def sharp_image(images: ImageSet, config: DataConfig, index: int, size: int = 240) -> np.ndarray:
+    """One image of a split for display: drawn data drawn again in more detail, others as they are.
+
+    Args:
+        config: of the data set, ``run.experiment.data``.
+        size: side in pixels of a drawn image.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    if not config.name.startswith("birds-"):
+        return images.images[index]
+    return draw_bird_image(birds_config(config), images.split, index, size)[0]
+
+
+def draw_theta(
+    ax: Axes, theta: Tensor, window: Window, map_size: tuple[int, int], location: tuple[int, int]
+) -> None:
+    """One location's default box, its transformed box and the points it samples.
+
+    Args:
+        ax: made by `show_image`.
+        theta: (2, 3).
+        map_size: (H, W) of the layer's input map in cells.
+        location: (row, column).
+    """
+    height, width = window.output_size(map_size)
+    thetas = theta.detach().expand(1, height, width, 2, 3)
+    last_cell = torch.tensor([map_size[1] - 1, map_size[0] - 1])
+    points = sampling_points(thetas, window, map_size)[0] / last_cell
+    draw_points(ax, points[location[0] * width + location[1]].numpy())
+    draw_box(ax, default_boxes(window, map_size)[location].tolist(), "default")
+    draw_box(ax, boxes_of_theta(thetas, window, map_size)[0][location].tolist(), "transformed")
+
+
+def show_photos(figure: Figure) -> None:
+    """Display a figure full of images as JPEG, a quarter of the size of a PNG, and close it."""
+    stream = BytesIO()
+    figure.savefig(stream, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 85})
+    plt.close(figure)
+    display(Image(stream.getvalue(), format="jpeg"))

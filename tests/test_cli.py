@@ -1,0 +1,382 @@
+"""The command: what it writes, and that a mistake ends in one line and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+from cstn_lib import cli
+from cstn_lib.errors import InputError
+from cstn_lib.metrics import evaluate
+from cstn_lib.predictions import load_table
+from cstn_lib.reproduce import run_notebooks
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def cstn(data_folder: Path, monkeypatch, capsys) -> Command:
+    """`cstn ARGUMENTS` in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["cstn", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+            raise SystemExit(0)
+        return Result(caught.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+
+def assert_refused(result: Result, *parts: object) -> None:
+    """Exit status 2 and one line that names the culprit."""
+    lines = result.err.splitlines()
+    assert result.status == 2
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("cstn: ")
+    assert result.out == ""
+    for part in parts:
+        assert str(part) in lines[0]
+
+
+SMOKE = ("--profile", "smoke", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with ``cstn`` on both data sets, made by the command; to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    for dataset in ("birds-cub", "birds-ilsvrc"):
+        arguments = ["train", "cstn", *SMOKE, "--dataset", dataset, "--runs-dir", str(folder)]
+        cli.app(arguments, standalone_mode=False)
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+def run_folder(runs: Path) -> Path:
+    return next((runs / "birds-cub").iterdir())
+
+
+# What it writes
+
+
+def test_train(cstn: Command, tmp_path: Path):
+    result = cstn("train", "cstn", *SMOKE, "--seed", 3, "--runs-dir", tmp_path / "runs")
+    assert result.status == 0
+    folder = Path(result.out.splitlines()[0])
+    assert folder.parent == tmp_path / "runs" / "birds-cub"
+    assert folder.name.startswith("cstn-seed3-")
+    assert (folder / "run.json").is_file()
+    assert "val_gt_known_loc" in result.out
+
+
+def test_train_again_trains_nothing(cstn: Command, runs: Path):
+    before = tree(runs)
+    result = cstn("train", "cstn", *SMOKE, "--runs-dir", runs)
+    assert result.status == 0
+    assert tree(runs) == before
+
+
+def test_train_on_tiny_imagenet(cstn: Command, tmp_path: Path, tiny_imagenet_zip: Path):
+    result = cstn(
+        *("train", "cstn", *SMOKE, "--dataset", "tiny-imagenet"),
+        *("--data-root", tiny_imagenet_zip, "--runs-dir", tmp_path),
+    )
+    assert result.status == 0, result.err
+    assert Path(result.out.splitlines()[0]).parent == tmp_path / "tiny-imagenet"
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_predict(cstn: Command, runs: Path, split):
+    result = cstn("predict", "cstn", *SMOKE, "--runs-dir", runs, "--split", split)
+    assert result.status == 0
+    *lines, path = result.out.splitlines()
+    assert Path(path).parent == run_folder(runs)
+    table = load_table(Path(path))
+    assert len(table) == {"val": 24, "test": 48}[split]
+    for line, transform in zip(lines, (False, True), strict=True):
+        assert line.split()[:2] == ["transformed" if transform else "default", "box"]
+        for name, value in evaluate(table, transform=transform).items():
+            assert f"{name} {100 * value:.2f}" in line
+
+
+def test_report(cstn: Command, runs: Path, tmp_path: Path):
+    figures = tmp_path / "figures"
+    result = cstn("report", *SMOKE, "--runs-dir", runs, "--figures-dir", figures)
+    assert result.status == 0
+    assert (figures / "table_1.md").read_text(encoding="utf-8") in result.out
+    table = pd.read_csv(figures / "table_1.csv", index_col="data set")
+    assert table.index.tolist() == ["birds-cub", "birds-ilsvrc"]
+
+
+def test_pretrain_and_data_make_are_there(cstn: Command):
+    for arguments in (["pretrain"], ["data", "make"]):
+        result = cstn(*arguments, "--help")
+        assert result.status == 0
+        assert "Usage" in result.out
+
+
+def test_data_make(cstn: Command, data_folder: Path):
+    result = cstn("data", "make", "birds-cub", "--profile", "smoke")
+    assert result.status == 0
+    assert "birds-cub train: 48 images of 24 classes" in result.out
+
+
+def test_help_of_the_module():
+    command = [sys.executable, "-m", "cstn_lib", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for name in ("train", "predict", "report", "reproduce", "pretrain", "data"):
+        assert name in done.stdout
+
+
+def test_the_command_does_not_import_papermill():
+    """Training works where the notebooks' packages are not installed."""
+    code = (
+        "import sys, cstn_lib.cli;"
+        "print([m for m in ('papermill', 'nbclient', 'IPython', 'matplotlib') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# Mistakes
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path):
+    command = [sys.executable, "-m", "cstn_lib", "train", "none", "--runs-dir", str(tmp_path / "r")]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert_refused(Result(done.returncode, done.stdout, done.stderr), "experiment 'none'", "cstn")
+    assert list(tmp_path.iterdir()) == []
+
+
+UNKNOWN = {
+    "experiment": ("train", "none"),
+    "dataset": ("train", "cstn", "--dataset", "none"),
+    "profile": ("train", "cstn", "--profile", "none"),
+    "device": ("train", "cstn", "--device", "none"),
+    "split": ("predict", "cstn", *SMOKE, "--split", "none"),
+    "table": ("reproduce", "--profile", "smoke", "--only", "none"),
+    "dataset of reproduce": ("reproduce", "--profile", "smoke", "--dataset", "none"),
+    "second dataset of reproduce": (
+        "reproduce",
+        "--profile",
+        "smoke",
+        "--dataset",
+        "birds-cub,none",
+    ),
+    "profile of reproduce": ("reproduce", "--profile", "none"),
+    "device of reproduce": ("reproduce", "--profile", "smoke", "--device", "none"),
+    "dataset of report": ("report", *SMOKE, "--dataset", "birds-cub,none"),
+    "profile of report": ("report", "--profile", "none"),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_unknown_names(cstn: Command, runs: Path, what):
+    before = tree(runs)
+    assert_refused(cstn(*UNKNOWN[what], "--runs-dir", runs), what.split()[0], "'none'")
+    assert tree(runs) == before
+
+
+@pytest.mark.parametrize("arguments", [("none",), ("birds-cub", "--profile", "none")])
+def test_unknown_names_of_data_make(cstn: Command, arguments):
+    assert_refused(cstn("data", "make", *arguments), "'none'")
+
+
+@pytest.mark.parametrize("arguments", [("--size", "3"), ("--seed", "many"), ("a", "b")])
+def test_unknown_options(cstn: Command, runs: Path, arguments):
+    """The usage error of the command line's own library."""
+    before = tree(runs)
+    result = cstn("train", "cstn", *arguments, "--runs-dir", runs)
+    assert result.status == 2
+    assert result.err and "Traceback" not in result.err
+    assert tree(runs) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "cstn", *SMOKE, "--seed=-1"),
+        ("predict", "cstn", *SMOKE, "--seed=-1"),
+        ("report", *SMOKE, "--seeds=-1"),
+        ("reproduce", "--profile", "smoke", "--seeds=-1"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_negative_seeds(cstn: Command, runs: Path, arguments):
+    before = tree(runs)
+    result = cstn(*arguments, "--runs-dir", runs)
+    assert result.status == 2
+    assert "-1" in result.err and "Traceback" not in result.err
+    assert tree(runs) == before
+
+
+@pytest.mark.parametrize("command", ["predict", "report"])
+def test_before_training(cstn: Command, data_folder: Path, tmp_path: Path, command):
+    name = ["cstn"] if command == "predict" else []
+    result = cstn(command, *name, *SMOKE, "--runs-dir", tmp_path / "runs")
+    assert_refused(result, tmp_path / "runs", "not trained", "cstn train")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train", "reproduce"])
+def test_absent_cuda(cstn: Command, tmp_path: Path, monkeypatch, command):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    name = ["cstn"] if command == "train" else []
+    result = cstn(command, *name, "--device", "cuda", "--runs-dir", tmp_path / "runs")
+    assert_refused(result, "device 'cuda'")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "cstn", *SMOKE),
+        ("report", *SMOKE),
+        ("reproduce", "--profile", "smoke"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+class TestDataRoot:
+    def refuse(self, cstn: Command, tmp_path: Path, arguments, root: Path) -> None:
+        before = tree(tmp_path)
+        tiny = ("--dataset", "tiny-imagenet", "--data-root", root)
+        assert_refused(cstn(*arguments, *tiny, "--runs-dir", tmp_path / "runs"), root)
+        assert tree(tmp_path) == before
+
+    def test_absent(self, cstn: Command, tmp_path: Path, arguments):
+        self.refuse(cstn, tmp_path, arguments, tmp_path / "absent")
+
+    def test_zip_of_something_else(self, cstn: Command, tmp_path: Path, arguments):
+        if arguments[0] == "reproduce":
+            pytest.skip("reproduce leaves the contents to the notebooks: see tests/notebooks")
+        root = tmp_path / "letters.zip"
+        with zipfile.ZipFile(root, "w") as archive:
+            archive.writestr("letter.txt", "Dear reader")
+        self.refuse(cstn, tmp_path, arguments, root)
+
+    @pytest.mark.parametrize("share", [0, 0.5, 0.99])
+    def test_truncated_zip(
+        self, cstn: Command, tmp_path: Path, arguments, tiny_imagenet_zip, share
+    ):
+        if arguments[0] == "reproduce":
+            pytest.skip("reproduce leaves the contents to the notebooks: see tests/notebooks")
+        raw = tiny_imagenet_zip.read_bytes()
+        root = tmp_path / "cut.zip"
+        root.write_bytes(raw[: int(share * len(raw))])
+        self.refuse(cstn, tmp_path, arguments, root)
+
+    def test_empty_folder(self, cstn: Command, tmp_path: Path, arguments):
+        if arguments[0] == "reproduce":
+            pytest.skip("reproduce leaves the contents to the notebooks: see tests/notebooks")
+        root = tmp_path / "empty"
+        root.mkdir()
+        self.refuse(cstn, tmp_path, arguments, root)
+
+
+def test_tiny_imagenet_without_a_root(cstn: Command, tmp_path: Path):
+    result = cstn("train", "cstn", *SMOKE, "--dataset", "tiny-imagenet", "--runs-dir", tmp_path)
+    assert_refused(result, "tiny-imagenet", "data_root")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_runs(cstn: Command, tmp_path: Path):
+    place = tmp_path / "runs"
+    place.write_text("a note", encoding="utf-8")
+    for arguments in (("train", "cstn", *SMOKE), ("reproduce", "--profile", "smoke")):
+        assert_refused(cstn(*arguments, "--runs-dir", place), place)
+        assert place.read_text(encoding="utf-8") == "a note"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_file_in_the_place_of_the_figures(cstn: Command, runs: Path, tmp_path: Path):
+    place = tmp_path / "figures"
+    place.write_text("a note", encoding="utf-8")
+    assert_refused(cstn("report", *SMOKE, "--runs-dir", runs, "--figures-dir", place), place)
+    assert place.read_text(encoding="utf-8") == "a note"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write it")
+def test_runs_that_may_not_be_written(cstn: Command, tmp_path: Path):
+    (tmp_path / "runs").mkdir(mode=0o500)
+    assert_refused(cstn("train", "cstn", *SMOKE, "--runs-dir", tmp_path / "runs"), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a network"])
+def test_damaged_network(cstn: Command, runs: Path, content):
+    path = run_folder(runs) / "model.safetensors"
+    path.write_bytes(content)
+    assert_refused(cstn("predict", "cstn", *SMOKE, "--runs-dir", runs), path)
+    assert path.read_bytes() == content
+
+
+def test_damaged_checkpoint(cstn: Command, runs: Path):
+    folder = run_folder(runs)
+    (folder / "run.json").unlink()
+    path = folder / "checkpoint.safetensors"
+    path.write_bytes(b"half")
+    assert_refused(cstn("train", "cstn", *SMOKE, "--runs-dir", runs), path)
+    assert path.read_bytes() == b"half"
+
+
+def test_damaged_predictions(cstn: Command, runs: Path):
+    result = cstn("predict", "cstn", *SMOKE, "--runs-dir", runs)
+    path = Path(result.out.splitlines()[-1])
+    path.write_bytes(b"PAR1")
+    assert_refused(cstn("predict", "cstn", *SMOKE, "--runs-dir", runs), path)
+
+
+@pytest.mark.parametrize("message", ["", "first\nsecond"])
+def test_an_error_of_any_text_is_one_line(cstn: Command, monkeypatch, message):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(message) if not message else InputError(message)
+
+    monkeypatch.setattr(cli, "make_experiment", fail)
+    assert_refused(cstn("train", "cstn"))
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(data_folder: Path, monkeypatch):
+    """An exception that is nobody's input must not be dressed up as one."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "make_experiment", fail)
+    monkeypatch.setattr(sys, "argv", ["cstn", "train", "cstn"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_notebooks_are_checked_before_the_first_one_runs(tmp_path: Path):
+    with pytest.raises(InputError, match="table, figure or notebook 'none'"):
+        run_notebooks(["table-1", "none"], {"profile": "smoke", "runs_dir": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []

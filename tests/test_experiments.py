@@ -1,0 +1,92 @@
+"""Names become configurations that can be built; unknown names become one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+
+from cstn_lib.data import DATASETS
+from cstn_lib.errors import InputError
+from cstn_lib.experiments import EXPERIMENTS, PROFILES, Experiment, make_experiment, profile_named
+from cstn_lib.models import build_model
+
+
+def input_error(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def make(name: str, dataset: str, profile: str, **options: object) -> Experiment:
+    return make_experiment(name, dataset, profile, **{"device": "cpu", **options})
+
+
+@pytest.mark.parametrize(("name", "dataset"), list(product(EXPERIMENTS, DATASETS)))
+def test_every_experiment_builds_in_every_profile(name, dataset):
+    for profile in PROFILES:
+        experiment = make(name, dataset, profile, seed=3)
+        assert (experiment.name, experiment.seed) == (name, 3)
+        assert 0 <= experiment.training.warmup_epochs <= experiment.training.epochs
+        hash(experiment)
+    side = experiment.data.image_size
+    model = build_model(experiment.model).eval()
+    with torch.no_grad():
+        output = model(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    assert output.log_joint.isfinite().all()
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_profiles_size_the_data(dataset):
+    smoke, quick, cpu = (make("cstn", dataset, profile) for profile in ("smoke", "quick", "cpu"))
+    for split in ("train", "val", "test"):
+        few = getattr(smoke.data, split)
+        assert few is not None and few <= 100
+    assert smoke.training.epochs < quick.training.epochs
+    assert quick == cpu, "quick differs by the number of seeds alone, so its runs are reused"
+    assert PROFILES["cpu"].seeds > PROFILES["quick"].seeds == PROFILES["smoke"].seeds == 1
+
+
+def test_seed_changes_nothing_else():
+    one, other = (make("cstn", "birds-cub", "quick", seed=seed) for seed in (0, 7))
+    assert (one.data, one.model, one.training) == (other.data, other.model, other.training)
+    assert (one.seed, other.seed) == (0, 7)
+
+
+def test_precision_follows_the_device(monkeypatch):
+    for fast, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("cstn_lib.experiments.supports_bfloat16", lambda device, f=fast: f)
+        for name in EXPERIMENTS:
+            assert make(name, "birds-cub", "smoke").training.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "known"),
+    [
+        (("none", "birds-cub", "smoke"), "experiment", EXPERIMENTS),
+        (("cstn", "none", "smoke"), "dataset", DATASETS),
+        (("cstn", "birds-cub", "none"), "profile", PROFILES),
+        (("pretext", "birds-cub", "none"), "profile", PROFILES),
+    ],
+)
+def test_unknown_names(wrong, kind, known):
+    message = input_error(lambda: make(*wrong))
+    assert f"{kind} 'none'" in message
+    assert all(name in message for name in known)
+
+
+def test_unknown_device():
+    assert "'tpu'" in input_error(lambda: make("cstn", "birds-cub", "smoke", device="tpu"))
+
+
+def test_negative_seed():
+    assert "-1" in input_error(lambda: make("cstn", "birds-cub", "smoke", seed=-1))
+
+
+def test_profile_named():
+    assert {profile_named(name).name for name in PROFILES} == set(PROFILES)
+    assert "'huge'" in input_error(lambda: profile_named("huge"))
