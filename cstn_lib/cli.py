@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cstn_lib.data import DATASETS, DataConfig, open_split
-from cstn_lib.errors import InputError, unknown_name
+from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
 from cstn_lib.metrics import evaluate
 from cstn_lib.project import project_folder
@@ -31,7 +31,7 @@ app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}")]
 Dataset = Annotated[str, typer.Option(help=f"one of {', '.join(DATASETS)}")]
 ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick or cpu")]
-Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
+Seed = Annotated[int, typer.Option(min=0, help="of weights, order and flips")]
 Seeds = Annotated[int, typer.Option(min=0, help="how many seeds; 0: as many as the profile has")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 DataRoot = Annotated[str, typer.Option(help="folder or zip of a data set that is read")]
@@ -44,7 +44,7 @@ def main() -> None:
     try:
         app()
     except (InputError, OSError) as error:
-        print(f"cstn: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"cstn: {first_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -136,7 +136,7 @@ def report(
     store = RunStore(runs_dir, data_root, device)
     runs = [
         _finished(store.open(make_experiment("cstn", name, profile, seed=seed, device=device)))
-        for name in dataset.split(",")
+        for name in dataset.replace(" ", "").split(",")
         for seed in range(seeds or profile_named(profile).seeds)
     ]
     folder = _figures(figures_dir, profile)

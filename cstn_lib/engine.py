@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from tqdm.auto import tqdm
 
 from cstn_lib.atomic import atomic_file
 from cstn_lib.data.images import ImageSet
-from cstn_lib.errors import InputError, unknown_name
+from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.losses import total_loss
 from cstn_lib.metrics import BoxList, best_iou, evaluate
 from cstn_lib.predictions import describe_batch, to_table
@@ -43,6 +44,7 @@ __all__ = [
     "fit",
     "make_accelerator",
     "predict",
+    "resolve_device",
     "supports_bfloat16",
 ]
 
@@ -86,7 +88,7 @@ class TrainingDivergedError(InputError):
 
 def supports_bfloat16(device: str) -> bool:
     """Whether bfloat16 is fast on this device: matrix units on a CPU, Ampere or later on a GPU."""
-    if _resolve(device) == "cuda":
+    if resolve_device(device) == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported()
 
@@ -95,9 +97,11 @@ def make_accelerator(device: str = "auto", precision: str = "float32") -> Accele
     """An accelerator for one of `DEVICES`.
 
     Raises:
-        InputError: the device is unknown or absent.
+        InputError: the device is unknown or absent, or the precision unknown.
     """
-    resolved = _resolve(device)
+    resolved = resolve_device(device)
+    if precision not in ("float32", "bfloat16"):
+        raise unknown_name("precision", precision, ("float32", "bfloat16"))
     # accelerate keeps one state a process and refuses to change it; a notebook may want both
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
@@ -105,7 +109,12 @@ def make_accelerator(device: str = "auto", precision: str = "float32") -> Accele
     )
 
 
-def _resolve(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """``"cpu"`` or ``"cuda"`` for one of `DEVICES`.
+
+    Raises:
+        InputError: the device is unknown or absent.
+    """
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
@@ -119,7 +128,7 @@ def fit(
     model: nn.Module,
     config: TrainingConfig,
     train: ImageSet,
-    val: ImageSet,
+    val: ImageSet | None,
     *,
     seed: int,
     device: str,
@@ -131,14 +140,14 @@ def fit(
     Args:
         model: `cstn_lib.models.CSTNLocalizer` or anything with its interface.
         train: labels are used, boxes are not.
-        val: watched after each epoch; nothing is chosen by it here.
+        val: watched after each epoch, where given; nothing is chosen by it here.
         seed: of the order and the flips of the images.
         checkpoint: file replaced after each epoch.
         title: names the run in the progress bar and in errors.
 
     Returns:
-        the history: one row an epoch with the mean losses, the accuracy on the training images, the
-        metrics on `val`, the mean squared deviation of theta an image and location, and seconds.
+        the history: one row an epoch with ``epoch``, the mean terms of the loss (see
+        `cstn_lib.losses.total_loss`), the metrics on `val` after ``val_``, and ``seconds``.
 
     Raises:
         TrainingDivergedError: the loss is no longer finite.
@@ -150,42 +159,47 @@ def fit(
     history = _load_checkpoint(checkpoint, model, optimizer)
     order = EpochOrder(len(train), seed)
     loader = DataLoader(Mirrored(train), config.batch_size, sampler=order, collate_fn=_as_is)
-    network, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    optimizer, loader = accelerator.prepare(optimizer, loader)
     steps = len(loader)
-    bar = tqdm(total=config.epochs * steps, initial=len(history) * steps, desc=title, leave=False)
-    for epoch in range(len(history), config.epochs):
-        started = time.perf_counter()
-        order.epoch = epoch
-        network.train()
-        means = RunningMeans(f"{title}, epoch {epoch + 1}", checkpoint)
-        for step, (images, labels) in enumerate(loader):
-            scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
-            for group in optimizer.param_groups:
-                group["lr"] = group["highest_lr"] * scale
-            output = network(images, transform=epoch >= config.warmup_epochs)
-            losses = total_loss(
-                output.log_joint,
-                output.thetas,
-                labels,
-                output.sizes,
-                lambda_theta=config.lambda_theta,
-                alpha_scale=config.alpha_scale,
-            )
-            optimizer.zero_grad()
-            accelerator.backward(losses["loss"])
-            optimizer.step()
-            means.add(losses)
-            bar.update()
-        row = {"epoch": epoch + 1, **means.result()}
-        watched = evaluate(_predict(accelerator, network, val, progress=False))
-        row |= {f"val_{name}": value for name, value in watched.items()}
-        row["seconds"] = round(time.perf_counter() - started, 2)
-        history.append(row)
-        bar.set_postfix_str(f"loss {row['loss']:.3f}, val GT-Known {row['val_gt_known_loc']:.1%}")
-        if accelerator.is_main_process:
-            _save_checkpoint(checkpoint, model, optimizer, history)
-    bar.close()
-    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    total, done = config.epochs * steps, len(history) * steps
+    with (
+        _prepared(accelerator, model) as network,
+        tqdm(total=total, initial=done, desc=title, leave=False) as bar,
+    ):
+        for epoch in range(len(history), config.epochs):
+            started = time.perf_counter()
+            order.epoch = epoch
+            network.train()
+            means = RunningMeans(f"{title}, epoch {epoch + 1}", checkpoint)
+            for step, (images, labels) in enumerate(loader):
+                scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = group["highest_lr"] * scale
+                output = network(images, transform=epoch >= config.warmup_epochs)
+                losses = total_loss(
+                    output.log_joint,
+                    output.thetas,
+                    labels,
+                    output.sizes,
+                    lambda_theta=config.lambda_theta,
+                    alpha_scale=config.alpha_scale,
+                )
+                optimizer.zero_grad()
+                accelerator.backward(losses["loss"])
+                optimizer.step()
+                means.add(losses)
+                bar.update()
+            row = {"epoch": epoch + 1, **means.result()}
+            state = f"loss {row['loss']:.3f}"
+            if val is not None:
+                watched = evaluate(_predict(accelerator, network, val, progress=False))
+                row |= {f"val_{name}": value for name, value in watched.items()}
+                state += f", val GT-Known {row['val_gt_known_loc']:.1%}"
+            row["seconds"] = round(time.perf_counter() - started, 2)
+            history.append(row)
+            bar.set_postfix_str(state)
+            if accelerator.is_main_process:
+                _save_checkpoint(checkpoint, model, optimizer, history)
     return pd.DataFrame(history)
 
 
@@ -195,10 +209,26 @@ def predict(
     """The predictions table (`cstn_lib.predictions`) of a network on a split."""
     accelerator = make_accelerator(device, precision)
     model.to(device=accelerator.device, memory_format=torch.channels_last)
-    network = accelerator.prepare_model(model, evaluation_mode=True)
-    table = _predict(accelerator, network, data, progress=True)
-    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-    return table
+    with _prepared(accelerator, model, evaluation_mode=True) as network:
+        return _predict(accelerator, network, data, progress=True)
+
+
+@contextmanager
+def _prepared(
+    accelerator: Accelerator, model: nn.Module, evaluation_mode: bool = False
+) -> Iterator[nn.Module]:
+    """The network as accelerate runs it, and afterwards as it was.
+
+    accelerate wraps `forward` for its precision and marks the network as prepared; left in place,
+    the next `fit` or `predict` of the same object would keep the old precision.
+    """
+    network = accelerator.prepare_model(model, evaluation_mode=evaluation_mode)
+    try:
+        yield network
+    finally:
+        accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+        for name in ("_is_accelerate_prepared", "forward"):
+            model.__dict__.pop(name, None)
 
 
 def _predict(
@@ -234,6 +264,8 @@ def lr_scale(config: TrainingConfig, progress: float) -> float:
     """The learning rate's share of its highest value at a `progress` in [0, 1) of the training."""
     if config.schedule == "constant":
         return 1.0
+    if config.schedule != "one-cycle":
+        raise unknown_name("schedule", config.schedule, ("one-cycle", "constant"))
     rise = 0.1
     if progress < rise:
         return 0.05 + 0.95 * progress / rise
@@ -364,10 +396,12 @@ def _load_checkpoint(
         for name, value in _below("optimizer/", tensors).items():
             index, key = name.split("/")
             state.setdefault(int(index), {})[key] = value
+        if not isinstance(history, list) or not state:
+            raise ValueError("its history or optimizer is missing")
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}); delete it to train "
+            f"{path}: not a readable checkpoint ({first_line(error)}); delete it to train "
             "from the start"
         ) from error
     return history

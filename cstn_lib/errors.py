@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["InputError", "unknown_name"]
+__all__ = ["InputError", "first_line", "unknown_name"]
 
 
 class InputError(ValueError):
@@ -19,3 +19,8 @@ class InputError(ValueError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not on a list, with the list."""
     return InputError(f"unknown {kind} {str(name)!r}: expected one of {', '.join(sorted(known))}")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

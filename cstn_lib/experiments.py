@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cstn_lib.data import DATASETS, DataConfig
 from cstn_lib.engine import TrainingConfig, supports_bfloat16
-from cstn_lib.errors import unknown_name
+from cstn_lib.errors import InputError, unknown_name
 from cstn_lib.models import LevelConfig, ModelConfig
 
 __all__ = [
@@ -32,6 +32,11 @@ class Experiment:
     model: ModelConfig
     training: TrainingConfig
     seed: int
+
+    @property
+    def training_split(self) -> str:
+        """The split whose images and labels it learns from."""
+        return "pretext" if self.name == "pretext" else "train"
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ PROFILES = {
     profile.name: profile
     for profile in (
         Profile("smoke", seeds=1, train=48, val=24, test=48, epochs=2, warmup_epochs=1, photos=60),
-        Profile("quick", seeds=1, train=6000, val=600, test=1200, epochs=8, warmup_epochs=2),
-        Profile("cpu", seeds=3, train=6000, val=600, test=1200, epochs=8, warmup_epochs=2),
+        Profile("quick", seeds=1, train=6000, val=600, test=1200, epochs=6, warmup_epochs=1),
+        Profile("cpu", seeds=3, train=6000, val=600, test=1200, epochs=6, warmup_epochs=1),
     )
 }
 
@@ -70,8 +75,7 @@ EXPERIMENTS = ("cstn", "pretext")
 
 BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 7))
 PAPER_LEVELS = (LevelConfig("4", 13), LevelConfig("5", 7))
-LAMBDA_THETA, ALPHA_SCALE = 3e-4, 0.5
-BIRD_CLASSES, PRETEXT_CLASSES, TINY_IMAGENET_CLASSES = 24, 30, 20
+LAMBDA_THETA, ALPHA_SCALE = 1e-4, 0.5
 
 
 def profile_named(name: str) -> Profile:
@@ -103,6 +107,8 @@ def make_experiment(
         raise unknown_name("experiment", name, EXPERIMENTS)
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
+    if seed < 0:
+        raise InputError(f"seed {seed}: expected 0 or more")
     size = profile_named(profile)
     precision = "bfloat16" if supports_bfloat16(device) else "float32"
     if name == "pretext":
@@ -116,10 +122,10 @@ def make_experiment(
     )
     if dataset == "tiny-imagenet":
         data = DataConfig(dataset, train=size.photos, val=size.photos, test=size.photos)
-        model = ModelConfig(TINY_IMAGENET_CLASSES, weights="none", levels=BIRD_LEVELS)
+        model = ModelConfig(weights="none", levels=BIRD_LEVELS)
     else:
         data = DataConfig(dataset, train=size.train, val=size.val, test=size.test)
-        model = ModelConfig(BIRD_CLASSES, levels=BIRD_LEVELS)
+        model = ModelConfig(levels=BIRD_LEVELS)
     return Experiment(name, data, model, training, seed)
 
 
@@ -128,6 +134,6 @@ def _pretext(size: Profile, precision: str, seed: int) -> Experiment:
     data = DataConfig(
         "birds-cub", train=size.train, val=size.val, test=size.test, pretext=size.train
     )
-    model = ModelConfig(PRETEXT_CLASSES, weights="none", head="pooled")
+    model = ModelConfig(weights="none", head="pooled")
     training = TrainingConfig(epochs=12, warmup_epochs=0, lr=4e-3, precision=precision)
     return Experiment("pretext", data, model, training, seed)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from cstn_lib.cstn import ConvSTN2d
-from cstn_lib.errors import InputError, unknown_name
+from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.joint import joint_log_prob
 
@@ -65,7 +65,7 @@ class ModelConfig:
     """Everything that determines a network before training.
 
     Attributes:
-        num_classes: C.
+        num_classes: C; 0 in an experiment, where the run fills in the data's.
         backbone: a name of `BACKBONES`.
         weights: where the backbone starts: ``"pretext"`` (the small one, trained on other birds),
             ``"imagenet"`` (torchvision's weights), ``"none"`` (at random) or the path of a
@@ -78,7 +78,7 @@ class ModelConfig:
             ``"pooled"`` classifies the pooled last map, which is how backbones are pretrained.
     """
 
-    num_classes: int
+    num_classes: int = 0
     backbone: str = "small"
     weights: str = "pretext"
     levels: tuple[LevelConfig, ...] = (LevelConfig("4", 13), LevelConfig("5", 7))
@@ -124,6 +124,8 @@ def build_model(config: ModelConfig) -> nn.Module:
     heads = {"cstn": CSTNLocalizer, "conv": CSTNLocalizer, "pooled": PooledClassifier}
     if config.head not in heads:
         raise unknown_name("head", config.head, heads)
+    if config.num_classes < 1:
+        raise InputError(f"num_classes {config.num_classes}: expected 1 or more")
     return heads[config.head](config)
 
 
@@ -364,8 +366,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles fail in as many ways as there are bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot read these weights ({reason})") from error
+        raise InputError(f"{path}: cannot read these weights ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
     return state

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from cstn_lib.atomic import atomic_file
-from cstn_lib.errors import InputError
+from cstn_lib.errors import InputError, first_line
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob, locations, top_locations
 from cstn_lib.models import LocalizerOutput
@@ -120,7 +120,10 @@ def load_table(path: Path) -> pd.DataFrame:
         InputError: the file is missing or damaged.
     """
     try:
-        return pd.read_parquet(path)
+        with path.open("rb") as file:
+            return pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot read this predictions table ({reason})") from error
+        raise InputError(
+            f"{path}: cannot read this predictions table ({first_line(error)}); delete it to have "
+            "it made again"
+        ) from error

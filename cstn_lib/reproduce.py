@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cstn_lib.data import DATASETS
-from cstn_lib.engine import DEVICES
+from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, unknown_name
 from cstn_lib.experiments import profile_named
 from cstn_lib.project import project_folder
@@ -73,10 +73,11 @@ def run_notebooks(only: Sequence[str], parameters: dict[str, object]) -> list[Pa
                 log_output=False,
             )
         except PapermillExecutionError as error:
-            known = error.ename == "InputError"
-            cause = error.evalue if known else f"{error.ename}: {error.evalue}"
+            cause = (str(error.evalue).strip() or error.ename).splitlines()[0]
+            if error.ename != "InputError":
+                cause = f"{error.ename}: {cause}"
             raise InputError(
-                f"{source.name}, cell {error.exec_count}: {str(cause).splitlines()[0]} "
+                f"{source.name}, cell {error.exec_count}: {cause} "
                 f"(the executed notebook is {output})"
             ) from error
         print(f"{name}  {time.perf_counter() - started:6.1f} s  {output}", flush=True)
@@ -94,9 +95,7 @@ def check_parameters(parameters: dict[str, object]) -> None:
     for dataset in str(parameters.get("dataset", "")).split(","):
         if dataset and dataset.strip() not in DATASETS:
             raise unknown_name("dataset", dataset.strip(), DATASETS)
-    device = str(parameters.get("device", "auto"))
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    resolve_device(str(parameters.get("device", "auto")))
     root = parameters.get("data_root")
     if root and not Path(str(root)).expanduser().exists():
         raise InputError(f"{root}: no such data root; expected the folder or zip of the data set")

@@ -1,7 +1,7 @@
 """The run store: a trained network is a folder, named by the hash of its configuration and data.
 
     runs/birds-cub/cstn-seed0-1f2e3d4c5b/
-        config.json                   the experiment and the fingerprints of its data
+        config.json                   the experiment and the fingerprint of its training images
         checkpoint.safetensors        while training: network, optimizer, history
         model.safetensors             the trained network
         history.csv                   one row an epoch
@@ -18,25 +18,30 @@ import hashlib
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cstn_lib.atomic import atomic_file
 from cstn_lib.data import ImageSet, open_split
 from cstn_lib.engine import fit, predict
-from cstn_lib.errors import InputError
+from cstn_lib.errors import InputError, first_line
 from cstn_lib.experiments import Experiment
 from cstn_lib.models import build_model
 from cstn_lib.predictions import load_table, save_table
 from cstn_lib.project import project_folder
 
 __all__ = ["Run", "RunStore"]
+
+Content = TypeVar("Content")
 
 TRAINING_VERSION = 1
 """Part of every run's name; raised when a change of the code changes what a training gives."""
@@ -65,17 +70,15 @@ class RunStore:
 
     def open(self, experiment: Experiment) -> Run:
         """The run of an experiment as it stands, without training it."""
-        names = ("pretext", "val") if experiment.name == "pretext" else ("train", "val")
-        prints = {name: self._split(experiment, name).fingerprint for name in names}
+        train = open_split(experiment.data, experiment.training_split, self.data_root)
+        model = replace(experiment.model, num_classes=train.num_classes)
+        experiment = replace(experiment, model=model)
         config = json.loads(json.dumps(asdict(experiment)))
-        identity = {"version": TRAINING_VERSION, "experiment": config, "data": prints}
+        identity = {"version": TRAINING_VERSION, "experiment": config, "data": train.fingerprint}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         name = f"{experiment.name}-seed{experiment.seed}-{digest}"
         folder = project_folder("runs", self.folder) / experiment.data.name / name
         return Run(folder, experiment, identity, self)
-
-    def _split(self, experiment: Experiment, split: str) -> ImageSet:
-        return open_split(experiment.data, split, self.data_root)
 
 
 @dataclass(frozen=True)
@@ -102,25 +105,28 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """One row an epoch: see `cstn_lib.engine.fit`."""
-        return pd.read_csv(self.folder / "history.csv")
+        return self._read("history.csv", pd.read_csv)
 
     @property
     def facts(self) -> dict:
         """Versions, machine and seconds of the training."""
-        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        return self._read("run.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
 
     def model(self) -> nn.Module:
         """The trained network, in evaluation mode on the CPU."""
-        model = build_model(self.experiment.model)
-        path = self.folder / "model.safetensors"
-        try:
-            model.load_state_dict(load_file(path))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot read the trained network ({str(error).splitlines()[0]}); delete "
-                f"{self.folder} to train again"
-            ) from error
+        # what the backbone started from is overwritten: it need not be there any more
+        model = build_model(replace(self.experiment.model, weights="none"))
+        model.load_state_dict(self._read("model.safetensors", load_file))
         return model.eval()
+
+    def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
+        try:
+            return read(self.folder / name)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"{self.folder / name}: cannot read this part of a run ({first_line(error)}); "
+                "delete its folder to train again"
+            ) from error
 
     def predictions_path(self, split: str) -> Path:
         """Where the predictions table of a split lies; the name tells the split's content."""
@@ -155,8 +161,8 @@ class Run:
         history = fit(
             model,
             self.experiment.training,
-            self.split("pretext" if self.experiment.name == "pretext" else "train"),
-            self.split("val"),
+            self.split(self.experiment.training_split),
+            None if self.experiment.name == "pretext" else self.split("val"),
             seed=self.experiment.seed,
             device=self.store.device,
             checkpoint=checkpoint,

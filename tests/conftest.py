@@ -62,7 +62,6 @@ def small_experiment() -> Callable[..., Experiment]:
             name="cstn",
             data=DataConfig(dataset, image_size=40, train=24, val=12, test=15),
             model=ModelConfig(
-                num_classes=24,
                 weights="none",
                 levels=(LevelConfig("4", 5), LevelConfig("5", 3)),
                 channels=8,

@@ -149,23 +149,16 @@ def test_data_make(cstn: Command, data_folder: Path):
     assert "birds-cub train: 48 images of 24 classes" in result.out
 
 
-def test_help_of_the_module():
-    command = [sys.executable, "-m", "cstn_lib", "--help"]
+def test_help_of_the_module_imports_nothing_of_the_notebooks():
+    """Training works where papermill is not installed, and the command starts without plotting."""
+    command = [sys.executable, "-X", "importtime", "-m", "cstn_lib", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert done.returncode == 0, done.stderr
     for name in ("train", "predict", "report", "reproduce", "pretrain", "data"):
         assert name in done.stdout
-
-
-def test_the_command_does_not_import_papermill():
-    """Training works where the notebooks' packages are not installed."""
-    code = (
-        "import sys, cstn_lib.cli;"
-        "print([m for m in ('papermill', 'nbclient', 'IPython', 'matplotlib') if m in sys.modules])"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
-    assert done.stdout.strip() == "[]", done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"torch", "cstn_lib.cli"} <= imported
+    assert not {"papermill", "nbclient", "IPython", "matplotlib"} & imported
 
 
 # Mistakes
@@ -186,7 +179,7 @@ UNKNOWN = {
     "split": ("predict", "cstn", *SMOKE, "--split", "none"),
     "table": ("reproduce", "--profile", "smoke", "--only", "none"),
     "dataset of reproduce": ("reproduce", "--profile", "smoke", "--dataset", "none"),
-    "second dataset of reproduce": (
+    "dataset of reproduce, the second": (
         "reproduce",
         "--profile",
         "smoke",
@@ -236,7 +229,8 @@ def test_negative_seeds(cstn: Command, runs: Path, arguments):
     before = tree(runs)
     result = cstn(*arguments, "--runs-dir", runs)
     assert result.status == 2
-    assert "-1" in result.err and "Traceback" not in result.err
+    assert "-1" in result.err or "'--seeds'" in result.err
+    assert "Traceback" not in result.err
     assert tree(runs) == before
 
 
@@ -257,50 +251,46 @@ def test_absent_cuda(cstn: Command, tmp_path: Path, monkeypatch, command):
     assert list(tmp_path.iterdir()) == []
 
 
+def assert_root_refused(cstn: Command, tmp_path: Path, arguments: tuple, root: Path) -> None:
+    before = tree(tmp_path)
+    tiny = ("--dataset", "tiny-imagenet", "--data-root", root)
+    assert_refused(cstn(*arguments, *tiny, "--runs-dir", tmp_path / "runs"), root)
+    assert tree(tmp_path) == before
+
+
+TRAIN, REPORT = ("train", "cstn", *SMOKE), ("report", *SMOKE)
+train_or_report = pytest.mark.parametrize("arguments", [TRAIN, REPORT], ids=["train", "report"])
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ("train", "cstn", *SMOKE),
-        ("report", *SMOKE),
-        ("reproduce", "--profile", "smoke"),
-    ],
-    ids=lambda arguments: arguments[0],
+    "arguments", [TRAIN, REPORT, ("reproduce", *SMOKE)], ids=lambda arguments: arguments[0]
 )
-class TestDataRoot:
-    def refuse(self, cstn: Command, tmp_path: Path, arguments, root: Path) -> None:
-        before = tree(tmp_path)
-        tiny = ("--dataset", "tiny-imagenet", "--data-root", root)
-        assert_refused(cstn(*arguments, *tiny, "--runs-dir", tmp_path / "runs"), root)
-        assert tree(tmp_path) == before
+def test_absent_data_root(cstn: Command, tmp_path: Path, arguments):
+    assert_root_refused(cstn, tmp_path, arguments, tmp_path / "absent")
 
-    def test_absent(self, cstn: Command, tmp_path: Path, arguments):
-        self.refuse(cstn, tmp_path, arguments, tmp_path / "absent")
 
-    def test_zip_of_something_else(self, cstn: Command, tmp_path: Path, arguments):
-        if arguments[0] == "reproduce":
-            pytest.skip("reproduce leaves the contents to the notebooks: see tests/notebooks")
-        root = tmp_path / "letters.zip"
-        with zipfile.ZipFile(root, "w") as archive:
-            archive.writestr("letter.txt", "Dear reader")
-        self.refuse(cstn, tmp_path, arguments, root)
+@train_or_report
+def test_data_root_that_is_another_zip(cstn: Command, tmp_path: Path, arguments):
+    root = tmp_path / "letters.zip"
+    with zipfile.ZipFile(root, "w") as archive:
+        archive.writestr("letter.txt", "Dear reader")
+    assert_root_refused(cstn, tmp_path, arguments, root)
 
-    @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-    def test_truncated_zip(
-        self, cstn: Command, tmp_path: Path, arguments, tiny_imagenet_zip, share
-    ):
-        if arguments[0] == "reproduce":
-            pytest.skip("reproduce leaves the contents to the notebooks: see tests/notebooks")
-        raw = tiny_imagenet_zip.read_bytes()
-        root = tmp_path / "cut.zip"
-        root.write_bytes(raw[: int(share * len(raw))])
-        self.refuse(cstn, tmp_path, arguments, root)
 
-    def test_empty_folder(self, cstn: Command, tmp_path: Path, arguments):
-        if arguments[0] == "reproduce":
-            pytest.skip("reproduce leaves the contents to the notebooks: see tests/notebooks")
-        root = tmp_path / "empty"
-        root.mkdir()
-        self.refuse(cstn, tmp_path, arguments, root)
+@train_or_report
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_truncated_zip(cstn: Command, tmp_path: Path, arguments, tiny_imagenet_zip: Path, share):
+    raw = tiny_imagenet_zip.read_bytes()
+    root = tmp_path / "cut.zip"
+    root.write_bytes(raw[: int(share * len(raw))])
+    assert_root_refused(cstn, tmp_path, arguments, root)
+
+
+@train_or_report
+def test_empty_data_root(cstn: Command, tmp_path: Path, arguments):
+    root = tmp_path / "empty"
+    root.mkdir()
+    assert_root_refused(cstn, tmp_path, arguments, root)
 
 
 def test_tiny_imagenet_without_a_root(cstn: Command, tmp_path: Path):
@@ -319,9 +309,11 @@ def test_a_file_in_the_place_of_the_runs(cstn: Command, tmp_path: Path):
 
 
 def test_a_file_in_the_place_of_the_figures(cstn: Command, runs: Path, tmp_path: Path):
+    report = ("report", *SMOKE, "--runs-dir", runs, "--figures-dir")
+    assert cstn(*report, tmp_path / "good").status == 0  # leaves predictions: no progress bar
     place = tmp_path / "figures"
     place.write_text("a note", encoding="utf-8")
-    assert_refused(cstn("report", *SMOKE, "--runs-dir", runs, "--figures-dir", place), place)
+    assert_refused(cstn(*report, place), place)
     assert place.read_text(encoding="utf-8") == "a note"
 
 

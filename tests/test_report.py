@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +70,7 @@ def test_several_seeds(finished_runs: list[Run]):
         for name in MEASURED:
             one, other = (values[name] for values in each)
             assert table.loc[dataset, name] == pytest.approx((one + other) / 2, abs=0.0051)
-            # Student's t of one degree of freedom: tan(0.475 pi) = 12.706; s / sqrt(2) = |a - b| / 2
+            # Student's t of one degree of freedom is tan(0.475 pi); s / sqrt(2) is |a - b| / 2
             reach = np.tan(0.475 * np.pi) * abs(one - other) / 2
             assert table.loc[dataset, f"{name} ±"] == pytest.approx(reach, abs=0.0051)
     assert (table[[f"{name} ±" for name in MEASURED]].to_numpy() > 0).any()

@@ -138,6 +138,9 @@ def open_image_set(folder: Path) -> ImageSet:
             part: np.load(folder / f"{part}.npy", mmap_mode="c" if part == "images" else None)
             for part in ("images", "labels", "boxes", "box_offsets")
         }
+        lengths = (len(arrays["images"]), len(arrays["labels"]), len(arrays["box_offsets"]) - 1)
+        if len(set(lengths)) > 1 or arrays["box_offsets"][-1] != len(arrays["boxes"]):
+            raise ValueError("its files differ in length")
         return ImageSet(
             name=meta["name"],
             split=meta["split"],
@@ -145,7 +148,7 @@ def open_image_set(folder: Path) -> ImageSet:
             fingerprint=meta["fingerprint"],
             **arrays,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder}: not a readable image set ({error}); delete the folder to have it made again"
         ) from error

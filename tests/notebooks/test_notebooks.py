@@ -1,0 +1,180 @@
+"""The notebooks: fit to be committed, and run from top to bottom in the smoke profile."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from cstn_lib.errors import InputError
+from cstn_lib.reproduce import NOTEBOOKS, RESULTS, run_notebooks
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+FOUND = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+PARAMETERS = {
+    "dataset": "str",
+    "profile": "str",
+    "device": "str",
+    "seeds": "int",
+    "data_root": "str",
+    "runs_dir": "str",
+    "figures_dir": "str",
+}
+LONGEST_CELL = 25  # lines
+LARGEST_PICTURE = 150 * 1024  # bytes
+
+pytestmark = pytest.mark.notebooks
+each_notebook = pytest.mark.parametrize("name", FOUND)
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=nbformat.NO_CONVERT)
+
+
+def code_cells(name: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(name).cells if cell.cell_type == "code"]
+
+
+def outputs(name: str) -> Iterator[nbformat.NotebookNode]:
+    for cell in code_cells(name):
+        yield from cell.outputs
+
+
+def test_the_list_is_the_folder():
+    assert list(NOTEBOOKS) == FOUND
+    assert set(RESULTS.values()) <= set(NOTEBOOKS)
+
+
+# As committed
+
+
+@each_notebook
+def test_valid(name):
+    nbformat.validate(read(name))
+
+
+@each_notebook
+def test_parameters(name):
+    tagged = [c for c in read(name).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert tagged[0].cell_type == "code"
+    found = papermill.inspect_notebook(FOLDER / f"{name}.ipynb")
+    types = {key: value["inferred_type_name"] for key, value in found.items()}
+    assert types == PARAMETERS
+    for key, value in found.items():
+        assert value["help"].strip(), f"{key} has no comment"
+
+
+@each_notebook
+def test_executed_from_top_to_bottom(name):
+    cells = code_cells(name)
+    assert cells
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(cell.outputs for cell in cells)
+    assert "injected-parameters" not in {t for c in cells for t in c.metadata.get("tags", [])}
+
+
+@each_notebook
+def test_no_error_among_the_outputs(name):
+    assert not [out for out in outputs(name) if out.output_type == "error"]
+
+
+@each_notebook
+def test_pictures_are_small(name):
+    for out in outputs(name):
+        for kind, content in out.get("data", {}).items():
+            if kind.startswith("image/"):
+                text = "".join(content)
+                size = len(text if "svg" in kind else base64.b64decode(text))
+                assert size < LARGEST_PICTURE, f"{kind} of {size} bytes"
+
+
+@each_notebook
+def test_no_path_of_a_machine(name):
+    notebook = read(name)
+    for cell in notebook.cells:
+        for out in cell.get("outputs", []):
+            for kind in [k for k in out.get("data", {}) if k.startswith("image/")]:
+                if "svg" not in kind:
+                    del out["data"][kind]  # base64 holds slashes of its own
+    found = re.findall(r"/(?:work|root|home|tmp|Users)/[^\s\"']*", json.dumps(notebook))
+    assert not found
+
+
+@each_notebook
+def test_code_cells_are_short(name):
+    for cell in code_cells(name):
+        lines = len(cell.source.splitlines())
+        assert lines <= LONGEST_CELL, f"{lines} lines: {cell.source.splitlines()[0]}"
+
+
+# Executed
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder for all notebooks, so that later ones find the runs of earlier ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield tmp_path_factory.mktemp("reproduced")
+
+
+def parameters(place: Path, figures: str = "figures") -> dict[str, object]:
+    return {
+        "profile": "smoke",
+        "device": "cpu",
+        "runs_dir": str(place / "runs"),
+        "figures_dir": str(place / figures),
+    }
+
+
+@each_notebook
+def test_runs_in_the_smoke_profile(place: Path, name):
+    (output,) = run_notebooks([name], parameters(place))
+    assert output == place / "runs" / "notebooks" / "smoke" / f"{name}.ipynb"
+    executed = nbformat.read(output, as_version=4)
+    assert all(c.execution_count for c in executed.cells if c.cell_type == "code" and c.source)
+
+
+@pytest.mark.skipif(RESULTS["table-1"] not in FOUND, reason="the notebook of Table I is absent")
+def test_the_command_and_papermill_by_hand_agree(place: Path):
+    given = parameters(place, "by hand")
+    source = FOLDER / f"{RESULTS['table-1']}.ipynb"
+    papermill.execute_notebook(
+        source, place / "by hand.ipynb", parameters=given, progress_bar=False
+    )
+    options = {**parameters(place, "by command"), "only": "table-1"}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cstn_lib", "reproduce"),
+            *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    tables = [(place / way / "table_1.csv").read_bytes() for way in ("by hand", "by command")]
+    assert tables[0] == tables[1]
+    assert (place / "by command" / "table_1.md").read_text(encoding="utf-8") in done.stdout
+
+
+@pytest.mark.skipif(RESULTS["table-1"] not in FOUND, reason="the notebook of Table I is absent")
+def test_a_mistake_inside_a_notebook_is_one_line(place: Path, tmp_path: Path):
+    root = tmp_path / "letters.zip"
+    root.write_bytes(b"no zip")
+    given = {**parameters(place), "dataset": "tiny-imagenet", "data_root": str(root)}
+    with pytest.raises(InputError) as caught:
+        run_notebooks(["table-1"], {**given, "runs_dir": str(tmp_path / "runs")})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"{RESULTS['table-1']}.ipynb, cell " in message
+    assert str(root) in message
