@@ -31,7 +31,7 @@ app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}")]
 Dataset = Annotated[str, typer.Option(help=f"one of {', '.join(DATASETS)}")]
 ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick or cpu")]
-Seed = Annotated[int, typer.Option(min=0, help="of weights, order and flips")]
+Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
 Seeds = Annotated[int, typer.Option(min=0, help="how many seeds; 0: as many as the profile has")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 DataRoot = Annotated[str, typer.Option(help="folder or zip of a data set that is read")]

@@ -367,7 +367,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles fail in as many ways as there are bytes
         raise InputError(f"{path}: cannot read these weights ({first_line(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not named:
         raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
     return state
 

@@ -116,7 +116,7 @@ class Run:
         """The trained network, in evaluation mode on the CPU."""
         # what the backbone started from is overwritten: it need not be there any more
         model = build_model(replace(self.experiment.model, weights="none"))
-        model.load_state_dict(self._read("model.safetensors", load_file))
+        self._read("model.safetensors", lambda path: model.load_state_dict(load_file(path)))
         return model.eval()
 
     def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
