@@ -90,7 +90,8 @@ def supports_bfloat16(device: str) -> bool:
     """Whether bfloat16 is fast on this device: matrix units on a CPU, Ampere or later on a GPU."""
     if resolve_device(device) == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
+    # torch tells this only privately; where it no longer does, float32 is right if slower
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def make_accelerator(device: str = "auto", precision: str = "float32") -> Accelerator:

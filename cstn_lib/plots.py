@@ -212,6 +212,6 @@ def draw_theta(
 def show_photos(figure: Figure) -> None:
     """Display a figure full of images as JPEG, a quarter of the size of a PNG, and close it."""
     stream = BytesIO()
-    figure.savefig(stream, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 85})
+    figure.savefig(stream, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 80})
     plt.close(figure)
     display(Image(stream.getvalue(), format="jpeg"))
