@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from cstn_lib.data import DataConfig, ImageSet, birds_config
@@ -79,6 +80,8 @@ def draw_box(ax: Axes, box: Sequence[float], kind: str, **style: object) -> None
     """
     x0, y0, x1, y1 = box
     look = {"facecolor": "none", "linewidth": 2, "clip_on": False, **BOX_STYLES[kind], **style}
+    # a pale rim keeps thin lines visible on foliage
+    look.setdefault("path_effects", [withStroke(linewidth=3, foreground="white", alpha=0.6)])
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
 
 

@@ -200,7 +200,7 @@ def _draw_batches(config: BirdsConfig, split: str) -> Iterator[np.ndarray]:
     count = getattr(config, split)
     size = config.image_size
     workers = min(os.cpu_count() or 1, count // _WORTH_A_WORKER, _MOST_WORKERS)
-    bar = tqdm(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image")
+    bar = tqdm(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image", leave=False)
     with ExitStack() as stack:
         stack.enter_context(bar)
         processes = []
