@@ -15,7 +15,7 @@ SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_in
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab lint clean
+.PHONY: help setup reproduce test lab notebooks lint clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: setup  ## run the tests
 
 lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/python -m jupyter lab notebooks
+
+notebooks: setup  ## execute the notebooks in place, as they are committed
+	$(BIN)/python -c "$$EXECUTE_NOTEBOOKS"
 
 lint: setup  ## check style, formatting and the notebook files
 	$(BIN)/python -m ruff check .
@@ -76,3 +79,24 @@ for path in sorted(pathlib.Path("notebooks").glob("*.ipynb")):
 sys.exit(damaged > 0)
 endef
 export CHECK_NOTEBOOKS
+
+define EXECUTE_NOTEBOOKS
+import pathlib, sys, nbformat, papermill
+
+def is_progress(output):
+    text = str(output.get("data", {}).get("text/plain", ""))
+    return output.get("name") == "stderr" or "|" in text and "/s]" in text
+
+for path in sorted(pathlib.Path("notebooks").glob(sys.argv[1] if sys.argv[1:] else "*.ipynb")):
+    print(path, flush=True)
+    notebook = papermill.execute_notebook(path, None, kernel_name="python3", progress_bar=False)
+    for name in ("papermill", "widgets"):  # paths and times; widgets live only with a kernel
+        notebook.metadata.pop(name, None)
+    for cell in notebook.cells:
+        for name in ("papermill", "execution"):
+            cell.metadata.pop(name, None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_progress(output)]
+    nbformat.write(notebook, path)
+endef
+export EXECUTE_NOTEBOOKS

@@ -30,6 +30,7 @@ from cstn_lib.joint import joint_log_prob
 
 __all__ = [
     "BACKBONES",
+    "PAPER_LEVELS",
     "Backbone",
     "CSTNLocalizer",
     "LevelConfig",
@@ -60,6 +61,10 @@ class LevelConfig:
     dilation: int = 1
 
 
+PAPER_LEVELS = (LevelConfig("4", 13), LevelConfig("5", 7))
+"""The windows of the authors' code: both two thirds of the image."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that determines a network before training.
@@ -81,7 +86,7 @@ class ModelConfig:
     num_classes: int = 0
     backbone: str = "small"
     weights: str = "pretext"
-    levels: tuple[LevelConfig, ...] = (LevelConfig("4", 13), LevelConfig("5", 7))
+    levels: tuple[LevelConfig, ...] = PAPER_LEVELS
     channels: int = 64
     localization_channels: int = 32
     frozen_stages: int = 0
