@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from cstn_lib.data import DATASETS, DataConfig, open_split
@@ -79,8 +80,7 @@ def reproduce(
     made = {path.stem for path in outputs}
     for result, notebook in RESULTS.items():
         if notebook in made:
-            path = folder / f"{result.replace('-', '_')}.md"
-            print(f"\n{path}\n\n{path.read_text(encoding='utf-8')}")
+            _print_table(folder / f"{result.replace('-', '_')}.csv")
 
 
 @app.command()
@@ -136,12 +136,12 @@ def report(
     store = RunStore(runs_dir, data_root, device)
     runs = [
         _finished(store.open(make_experiment("cstn", name, profile, seed=seed, device=device)))
-        for name in dataset.replace(" ", "").split(",")
+        for name in dataset.split(",")
         for seed in range(seeds or profile_named(profile).seeds)
     ]
     folder = _figures(figures_dir, profile)
     save_table_files(table_1(runs), folder, "table_1")
-    print((folder / "table_1.md").read_text(encoding="utf-8"))
+    _print_table(folder / "table_1.csv")
 
 
 @app.command()
@@ -183,3 +183,9 @@ def _finished(run: Run) -> Run:
 
 def _figures(figures_dir: str, profile: str) -> Path:
     return project_folder(f"figures/{profile}", figures_dir)
+
+
+def _print_table(path: Path) -> None:
+    """A table of `cstn_lib.report` on end, which fits a terminal: a column a row."""
+    table = pd.read_csv(path, index_col=0).T
+    print(f"\n{table.fillna('').to_string()}\n\n{path} and .md\n")

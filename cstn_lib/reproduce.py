@@ -93,8 +93,8 @@ def check_parameters(parameters: dict[str, object]) -> None:
     """
     profile_named(str(parameters["profile"]))
     for dataset in str(parameters.get("dataset", "")).split(","):
-        if dataset and dataset.strip() not in DATASETS:
-            raise unknown_name("dataset", dataset.strip(), DATASETS)
+        if dataset and dataset not in DATASETS:
+            raise unknown_name("dataset", dataset, DATASETS)
     resolve_device(str(parameters.get("device", "auto")))
     root = parameters.get("data_root")
     if root and not Path(str(root)).expanduser().exists():
