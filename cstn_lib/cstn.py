@@ -14,13 +14,13 @@ With theta = identity the layer *is* `torch.nn.Conv2d`, and it is initialised th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstn_lib.geometry import Window, identity_theta, sampling_points
+from cstn_lib.samplers import SAMPLERS, choose_sampler, convolve_samples
 
 __all__ = ["SAMPLERS", "ConvSTN2d", "LocalizationNetwork"]
 
@@ -123,7 +123,9 @@ class ConvSTN2d(nn.Module):
             )
         self.window = Window(kernel_size, stride, padding, dilation)
         self.sampler = sampler
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        # channels last, like the samples it weighs: then it is never copied into that order
+        weight = torch.empty(out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(weight.to(memory_format=torch.channels_last))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         if localization is None:
             localization = LocalizationNetwork(in_channels, self.window, localization_channels)
@@ -152,10 +154,11 @@ class ConvSTN2d(nn.Module):
                 f"theta has shape {tuple(theta.shape)}, expected ({batch}, {height}, {width}, 2, 3)"
             )
         points = sampling_points(theta, self.window, size)
-        sample = SAMPLERS[_choose_sampler(x) if self.sampler == "auto" else self.sampler]
-        samples = sample(x, points)  # (B, L, K*K, C)
         kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
-        features = F.linear(samples.flatten(2), kernel, self.bias)  # (B, L, out)
+        sampler = choose_sampler(x) if self.sampler == "auto" else self.sampler
+        features = convolve_samples(x, points, kernel, sampler)  # (B, L, out)
+        if self.bias is not None:
+            features = features + self.bias.to(features.dtype)
         return features.transpose(1, 2).unflatten(2, (height, width)), theta
 
     def plain(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,97 +187,3 @@ class ConvSTN2d(nn.Module):
             f"padding={w.padding}, dilation={w.dilation}, bias={self.bias is not None}, "
             f"sampler={self.sampler!r}"
         )
-
-
-# Samplers: (features (B, C, H, W), points (B, L, T, 2) in cells) -> values (B, L, T, C).
-# Bilinear between the four cells around a point; outside the map everything is zero.
-
-
-def _sample_grid(features: Tensor, points: Tensor) -> Tensor:
-    """`grid_sample` for all locations at once."""
-    size = points.new_tensor([features.shape[3], features.shape[2]])
-    grid = (2 * points + 1) / size - 1
-    # in the points' precision: bfloat16 would move them by whole cells
-    values = F.grid_sample(features.to(grid.dtype), grid, align_corners=False)  # (B, C, L, T)
-    values = values.to(features.dtype)
-    return values.permute(0, 2, 3, 1)
-
-
-def _sample_gather(features: Tensor, points: Tensor) -> Tensor:
-    """Four neighbours and their weights through `embedding_bag`, with channels last."""
-    batch, channels, height, width = features.shape
-    # a rim of zeros stands for everything outside: points are clamped onto it
-    rows = F.pad(features, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, channels)
-    x = points[..., 0].clamp(-1, width) + 1
-    y = points[..., 1].clamp(-1, height) + 1
-    # the last cell keeps a right-hand neighbour: its own weight is then 0 or 1
-    # and a theta that is NaN gives NaN values, not an index outside
-    left = x.detach().floor().clamp(0, width).nan_to_num(0)
-    top = y.detach().floor().clamp(0, height).nan_to_num(0)
-    right_part, lower_part = x - left, y - top
-    left_part, upper_part = 1 - right_part, 1 - lower_part
-    weights = torch.stack(
-        [
-            upper_part * left_part,
-            upper_part * right_part,
-            lower_part * left_part,
-            lower_part * right_part,
-        ],
-        dim=-1,
-    )
-    stride = width + 2
-    image = torch.arange(batch, device=points.device).view(-1, 1, 1) * ((height + 2) * stride)
-    corner = (image + top.long() * stride + left.long()).flatten()
-    steps = torch.tensor([0, 1, stride, stride + 1], device=points.device)
-    weights = weights.view(-1, 4).to(rows.dtype)
-    values = F.embedding_bag(
-        corner.unsqueeze(1) + steps, rows.detach(), mode="sum", per_sample_weights=weights
-    )
-    values = _SpreadToCells.apply(values, rows, corner, weights, stride)
-    return values.view(*points.shape[:3], channels)
-
-
-class _SpreadToCells(torch.autograd.Function):
-    """Passes sampled values on and, backward, spreads their gradient over the cells they came from.
-
-    `embedding_bag` can do so itself, but sorts all four neighbours of all points first. Here points
-    are sorted once by their upper left neighbour, summed, and the four sums shifted into place.
-    """
-
-    @staticmethod
-    def forward(ctx, values, rows, corner, weights, stride):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(corner, weights)
-        ctx.cells, ctx.stride = len(rows), stride
-        return values.view_as(values)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        corner, weights = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        spread = gradient.new_zeros(ctx.cells, gradient.shape[1])
-        order = corner.argsort()
-        starts = F.pad(torch.bincount(corner, minlength=ctx.cells).cumsum(0)[:-1], (1, 0))
-        weights = weights[order]
-        for neighbour, step in enumerate((0, 1, ctx.stride, ctx.stride + 1)):
-            part = F.embedding_bag(
-                order,
-                gradient,
-                starts,
-                mode="sum",
-                per_sample_weights=weights[:, neighbour].contiguous(),
-            )
-            # the last row and column are the rim: no point has its upper left neighbour there
-            spread[step:] += part[: ctx.cells - step]
-        return gradient, spread, None, None, None
-
-
-SAMPLERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "gather": _sample_gather,
-    "grid_sample": _sample_grid,
-}
-
-
-def _choose_sampler(features: Tensor) -> str:
-    """The faster sampler for this device and width, as measured."""
-    return "gather" if features.device.type == "cpu" and features.shape[1] < 256 else "grid_sample"

@@ -1,0 +1,121 @@
+"""The samplers' own promises; that they agree inside the layer is tested in `test_cstn`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cstn_lib import bilinear_loops, samplers
+from cstn_lib.samplers import SAMPLERS, choose_sampler, convolve_samples
+
+
+def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
+    """The definition: every cell weighs by how near it is."""
+    rows, columns = (torch.arange(n, dtype=features.dtype) for n in features.shape[1:])
+    down = (1 - (y - rows).abs()).clamp(min=0)
+    across = (1 - (x - columns).abs()).clamp(min=0)
+    return torch.einsum("chw,h,w->c", features, down, across)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@settings(max_examples=30, deadline=None)  # the first example compiles
+@given(
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    channels=st.integers(1, 20),
+    seed=st.integers(0, 2**32),
+)
+def test_values_are_the_definition(name, height, width, channels, seed):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64)
+    points = 8 * torch.rand(2, 3, 4, 2, generator=generator, dtype=torch.float64) - 2
+    points[0, 0] = points[0, 0].round()  # on the cells themselves
+    values = SAMPLERS[name](features, points)
+    assert values.shape == (2, 3, 4, channels)
+    for b in range(2):
+        for point, value in zip(points[b].flatten(0, 1), values[b].flatten(0, 1), strict=True):
+            assert torch.allclose(value, bilinear(features[b], *point.tolist()), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_points_far_outside_feel_no_pull(name):
+    features = torch.rand(1, 3, 4, 5) + 1
+    points = torch.tensor([[-3.0, 1.0], [9.0, 1.0], [1.0, -7.5], [1.0, 6.25]]).view(1, 1, 4, 2)
+    points.requires_grad_()
+    values = SAMPLERS[name](features, points)
+    values.sum().backward()
+    assert values.abs().max() == 0
+    assert points.grad.abs().max() == 0
+
+
+def everything(sampler: str, batch: int = 7) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(batch, 6, 9, 8, generator=generator).requires_grad_()
+    points = (10 * torch.rand(batch, 5, 9, 2, generator=generator) - 1).requires_grad_()
+    kernel = torch.randn(4, 9 * 6, generator=generator).requires_grad_()
+    result = convolve_samples(features, points, kernel, sampler)
+    weights = torch.randn(result.shape, generator=generator)
+    return [result, *torch.autograd.grad((result * weights).sum(), (features, points, kernel))]
+
+
+@pytest.mark.parametrize("chunk", [1, 3000, 10**9])
+def test_chunks_change_nothing(monkeypatch, chunk):
+    monkeypatch.setattr(samplers, "CACHE_BYTES", chunk)
+    for ours, expected in zip(everything("loops"), everything("grid_sample"), strict=True):
+        assert torch.allclose(ours, expected, atol=1e-4)
+
+
+def test_one_thread_and_several_agree():
+    generator = np.random.default_rng(0)
+    cells = generator.normal(size=(3, 8, 9, 16)).astype(np.float32)
+    points = generator.uniform(-2, 9, (3, 1000, 2)).astype(np.float32)
+    gradient = generator.normal(size=(3, 1000, 16)).astype(np.float32)
+    found = []
+    for threads in (1, 2):
+        values = np.empty((3, 1000, 16), np.float32)
+        of_cells, of_points = np.zeros_like(cells), np.empty_like(points)
+        bilinear_loops.sample(cells, points, (6, 7), values, threads)
+        bilinear_loops.spread(cells, points, (6, 7), gradient, of_cells, of_points, threads)
+        found.append((values, of_cells, of_points))
+    for one, two in zip(*found, strict=True):
+        assert np.allclose(one, two, rtol=1e-6, atol=1e-6)
+
+
+def test_autocast_gives_its_type_and_nearly_the_value():
+    expected = everything("loops")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = everything("loops")
+    assert found[0].dtype == torch.bfloat16
+    for value, exact in zip(found, expected, strict=True):
+        scale = exact.abs().max()
+        assert (value.float() - exact).abs().max() < 0.03 * scale
+    assert [value.dtype for value in found[1:]] == [torch.float32] * 3
+
+
+def test_the_choice(monkeypatch):
+    narrow, wide = torch.empty(1, 64, 2, 2), torch.empty(1, 512, 2, 2)
+    assert choose_sampler(narrow) == choose_sampler(wide) == "loops"
+    monkeypatch.setattr(samplers, "HAS_NUMBA", False)
+    assert choose_sampler(narrow) == "gather"
+    assert choose_sampler(wide) == "grid_sample"
+    assert choose_sampler(narrow.to("meta")) == "grid_sample"
+
+
+def test_the_layer_works_where_numba_is_missing():
+    script = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'numba' else find(name, *rest)\n"
+        "import torch; from cstn_lib.cstn import ConvSTN2d\n"
+        "layer = ConvSTN2d(3, 4, 3); layer(torch.rand(2, 3, 6, 6))[0].sum().backward()\n"
+        "print(layer.weight.grad.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([4, 3, 3, 3])" in done.stdout
