@@ -1,4 +1,4 @@
-"""Bilinear sampling as the plain loops that define it, compiled by numba for the CPU.
+"""Sampling a map through thetas, as the plain loops that define it, compiled by numba for the CPU.
 
 Every location of a CSTN reads points of its own, a pattern that no library routine knows. What is
 left is a short loop over channels for each point, which a compiler vectorises. The forward loop
@@ -23,52 +23,59 @@ __all__ = ["sample", "spread"]
 
 # sums over channels may be reordered, which vectorising takes; NaN and infinity stay what they are
 FAST_MATH = {"contract", "reassoc", "nsz"}
-BLOCKS = 8  # of one image's points, so that a few images still occupy many threads
 RIGHT = np.uint64(1)  # an unsigned index is never checked for being negative
 
 
 def sample(
-    cells: np.ndarray, points: np.ndarray, size: tuple[int, int], values: np.ndarray, threads: int
+    cells: np.ndarray,
+    theta: np.ndarray,
+    centres: np.ndarray,
+    taps: np.ndarray,
+    values: np.ndarray,
+    threads: int,
 ) -> None:
-    """Fill `values` with the map's bilinear values at the points.
+    """Fill `values` with the map's bilinear values at every tap of every location.
+
+    All arrays are contiguous and of one type, float32 or float64.
 
     Args:
-        cells: (B, H + 2, W + 2, C), float32 or float64 as all arrays, contiguous as all arrays.
-        points: (B, P, 2) as (x, y) in cells of the map without its rim.
-        size: (H, W).
-        values: (B, P, C), overwritten.
+        cells: (B, H + 2, W + 2, C).
+        theta: (B, L, 6), row by row.
+        centres: (L, 2) as (x, y) in cells of the map without its rim.
+        taps: (T, 3) homogeneous (u, v, 1) times the half extent: what theta maps, in cells.
+        values: (B, L, T, C), overwritten.
         threads: how many to use.
     """
-    _run(_SAMPLE, threads, cells.reshape(-1, cells.shape[-1]), points, *size, values)
+    _run(_SAMPLE, threads, _rows(cells), theta, centres, taps, *_size(cells), values)
 
 
 def spread(
     cells: np.ndarray,
-    points: np.ndarray,
-    size: tuple[int, int],
+    theta: np.ndarray,
+    centres: np.ndarray,
+    taps: np.ndarray,
     gradient: np.ndarray,
     of_cells: np.ndarray,
-    of_points: np.ndarray,
+    of_theta: np.ndarray,
     threads: int,
 ) -> None:
     """The backward pass of `sample`.
 
     Args:
-        gradient: (B, P, C) of the values.
+        gradient: (B, L, T, C) of the values.
         of_cells: like `cells`, added to.
-        of_points: like `points`, overwritten.
+        of_theta: like `theta`, overwritten.
     """
-    rows = (-1, cells.shape[-1])
-    _run(
-        _SPREAD,
-        threads,
-        cells.reshape(rows),
-        points,
-        *size,
-        gradient,
-        of_cells.reshape(rows),
-        of_points,
-    )
+    arrays = theta, centres, taps, *_size(cells), gradient, _rows(of_cells), of_theta
+    _run(_SPREAD, threads, _rows(cells), *arrays)
+
+
+def _rows(cells: np.ndarray) -> np.ndarray:
+    return cells.reshape(-1, cells.shape[-1])
+
+
+def _size(cells: np.ndarray) -> tuple[int, int]:
+    return cells.shape[1] - 2, cells.shape[2] - 2
 
 
 @numba.njit(error_model="numpy")
@@ -80,57 +87,72 @@ def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
     return cell, inside - type(last)(cell)
 
 
-def _sample(rows, points, height, width, values):  # type: ignore[no-untyped-def]
-    images, count, _ = points.shape
+def _sample(rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
+    locations = theta.shape[1]
     # all in the map's own type: numba makes float64 of an integer times a float32
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
-    length = (count + BLOCKS - 1) // BLOCKS
-    for block in prange(images * BLOCKS):
-        b = block // BLOCKS
-        start = (block - b * BLOCKS) * length
-        for p in range(start, min(start + length, count)):
-            left, right_part = _neighbours(points[b, p, 0], last_x)
-            top, lower_part = _neighbours(points[b, p, 1], last_y)
+    for place in prange(theta.shape[0] * locations):
+        b, at = divmod(place, locations)
+        a = theta[b, at]
+        for t in range(taps.shape[0]):
+            u, v, w = taps[t]
+            x = centres[at, 0] + a[0] * u + a[1] * v + a[2] * w
+            y = centres[at, 1] + a[3] * u + a[4] * v + a[5] * w
+            left, right_part = _neighbours(x, last_x)
+            top, lower_part = _neighbours(y, last_y)
             left_part, upper_part = one - right_part, one - lower_part
             upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
             lower = upper + np.uint64(width + 2)
             for c in range(rows.shape[1]):
-                values[b, p, c] = upper_part * (
+                values[b, at, t, c] = upper_part * (
                     left_part * rows[upper, c] + right_part * rows[upper + RIGHT, c]
                 ) + lower_part * (left_part * rows[lower, c] + right_part * rows[lower + RIGHT, c])
 
 
-def _spread(rows, points, height, width, gradient, of_rows, of_points):  # type: ignore[no-untyped-def]
-    images, count, _ = points.shape
+def _spread(rows, theta, centres, taps, height, width, gradient, of_rows, of_theta):  # type: ignore[no-untyped-def]
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
-    for b in prange(images):  # the points of an image share cells: one thread adds them up
-        for p in range(count):
-            left, right_part = _neighbours(points[b, p, 0], last_x)
-            top, lower_part = _neighbours(points[b, p, 1], last_y)
-            left_part, upper_part = one - right_part, one - lower_part
-            upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
-            lower = upper + np.uint64(width + 2)
-            # the gradient's product with each of the four cells
-            nw = ne = sw = se = rows.dtype.type(0)
-            for c in range(rows.shape[1]):
-                g = gradient[b, p, c]
-                nw += g * rows[upper, c]
-                ne += g * rows[upper + RIGHT, c]
-                sw += g * rows[lower, c]
-                se += g * rows[lower + RIGHT, c]
-            # a clamped coordinate no longer moves the point
-            moves_x = -one <= points[b, p, 0] <= last_x
-            moves_y = -one <= points[b, p, 1] <= last_y
-            of_points[b, p, 0] = moves_x * (upper_part * (ne - nw) + lower_part * (se - sw))
-            of_points[b, p, 1] = moves_y * (left_part * (sw - nw) + right_part * (se - ne))
-            for c in range(rows.shape[1]):
-                g = upper_part * gradient[b, p, c]
-                of_rows[upper, c] += left_part * g
-                of_rows[upper + RIGHT, c] += right_part * g
-            for c in range(rows.shape[1]):
-                g = lower_part * gradient[b, p, c]
-                of_rows[lower, c] += left_part * g
-                of_rows[lower + RIGHT, c] += right_part * g
+    for b in prange(theta.shape[0]):  # locations of an image share cells: one thread adds them up
+        for at in range(theta.shape[1]):
+            a, of_a = theta[b, at], of_theta[b, at]
+            of_a[:] = 0
+            for t in range(taps.shape[0]):
+                u, v, w = taps[t]
+                x = centres[at, 0] + a[0] * u + a[1] * v + a[2] * w
+                y = centres[at, 1] + a[3] * u + a[4] * v + a[5] * w
+                left, right_part = _neighbours(x, last_x)
+                top, lower_part = _neighbours(y, last_y)
+                left_part, upper_part = one - right_part, one - lower_part
+                upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
+                lower = upper + np.uint64(width + 2)
+                # the gradient's product with each of the four cells
+                nw = ne = sw = se = rows.dtype.type(0)
+                for c in range(rows.shape[1]):
+                    g = gradient[b, at, t, c]
+                    nw += g * rows[upper, c]
+                    ne += g * rows[upper + RIGHT, c]
+                    sw += g * rows[lower, c]
+                    se += g * rows[lower + RIGHT, c]
+                # a clamped coordinate no longer moves the point; NaN is passed on
+                of_x = rows.dtype.type(0)
+                if not (x < -one or x > last_x):
+                    of_x = upper_part * (ne - nw) + lower_part * (se - sw)
+                of_y = rows.dtype.type(0)
+                if not (y < -one or y > last_y):
+                    of_y = left_part * (sw - nw) + right_part * (se - ne)
+                of_a[0] += of_x * u
+                of_a[1] += of_x * v
+                of_a[2] += of_x * w
+                of_a[3] += of_y * u
+                of_a[4] += of_y * v
+                of_a[5] += of_y * w
+                for c in range(rows.shape[1]):
+                    g = upper_part * gradient[b, at, t, c]
+                    of_rows[upper, c] += left_part * g
+                    of_rows[upper + RIGHT, c] += right_part * g
+                for c in range(rows.shape[1]):
+                    g = lower_part * gradient[b, at, t, c]
+                    of_rows[lower, c] += left_part * g
+                    of_rows[lower + RIGHT, c] += right_part * g
 
 
 def _compiled(loop: Callable) -> dict[bool, Callable]:

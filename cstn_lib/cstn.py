@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cstn_lib.geometry import Window, identity_theta, sampling_points
-from cstn_lib.samplers import SAMPLERS, choose_sampler, convolve_samples
+from cstn_lib.geometry import Window, identity_theta
+from cstn_lib.samplers import SAMPLERS, choose_sampler
 
 __all__ = ["SAMPLERS", "ConvSTN2d", "LocalizationNetwork"]
 
@@ -153,10 +153,9 @@ class ConvSTN2d(nn.Module):
             raise ValueError(
                 f"theta has shape {tuple(theta.shape)}, expected ({batch}, {height}, {width}, 2, 3)"
             )
-        points = sampling_points(theta, self.window, size)
         kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
         sampler = choose_sampler(x) if self.sampler == "auto" else self.sampler
-        features = convolve_samples(x, points, kernel, sampler)  # (B, L, out)
+        features = SAMPLERS[sampler](x, theta, self.window, kernel)  # (B, L, out)
         if self.bias is not None:
             features = features + self.bias.to(features.dtype)
         return features.transpose(1, 2).unflatten(2, (height, width)), theta

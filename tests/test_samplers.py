@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cstn_lib import bilinear_loops, samplers
-from cstn_lib.samplers import SAMPLERS, choose_sampler, convolve_samples
+from cstn_lib.geometry import Window
+from cstn_lib.samplers import SAMPLERS, choose_sampler
 
 
 def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
@@ -21,6 +22,18 @@ def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
     down = (1 - (y - rows).abs()).clamp(min=0)
     across = (1 - (x - columns).abs()).clamp(min=0)
     return torch.einsum("chw,h,w->c", features, down, across)
+
+
+def sample(name: str, features: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """(B, h * w, C): each location of a 1-cell window moved onto its own point."""
+    height, width = features.shape[2:]
+    channels = features.shape[1]
+    # a 2-tap window has a half extent of one half: theta's last column is in halves of a cell
+    window = Window(2, padding=1, stride=2)
+    move = 2 * (points - window.centres((height, width)).to(points))
+    theta = torch.cat([torch.zeros(*move.shape[:3], 2, 2).to(move), move.unsqueeze(-1)], dim=-1)
+    kernel = torch.eye(channels).repeat(1, 4).to(features) / 4
+    return SAMPLERS[name](features, theta, window, kernel)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -34,21 +47,21 @@ def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
 def test_values_are_the_definition(name, height, width, channels, seed):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64)
-    points = 8 * torch.rand(2, 3, 4, 2, generator=generator, dtype=torch.float64) - 2
+    shape = (2, height // 2 + 1, width // 2 + 1, 2)
+    points = 9 * torch.rand(shape, generator=generator, dtype=torch.float64) - 2
     points[0, 0] = points[0, 0].round()  # on the cells themselves
-    values = SAMPLERS[name](features, points)
-    assert values.shape == (2, 3, 4, channels)
+    values = sample(name, features, points)
     for b in range(2):
-        for point, value in zip(points[b].flatten(0, 1), values[b].flatten(0, 1), strict=True):
+        for point, value in zip(points[b].flatten(0, 1), values[b], strict=True):
             assert torch.allclose(value, bilinear(features[b], *point.tolist()), atol=1e-9)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_points_far_outside_feel_no_pull(name):
-    features = torch.rand(1, 3, 4, 5) + 1
-    points = torch.tensor([[-3.0, 1.0], [9.0, 1.0], [1.0, -7.5], [1.0, 6.25]]).view(1, 1, 4, 2)
+    features = torch.rand(1, 3, 3, 3) + 1
+    points = torch.tensor([[-3.0, 1.0], [9.0, 1.0], [1.0, -7.5], [1.0, 6.25]]).view(1, 2, 2, 2)
     points.requires_grad_()
-    values = SAMPLERS[name](features, points)
+    values = sample(name, features, points)
     values.sum().backward()
     assert values.abs().max() == 0
     assert points.grad.abs().max() == 0
@@ -57,11 +70,12 @@ def test_points_far_outside_feel_no_pull(name):
 def everything(sampler: str, batch: int = 7) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(batch, 6, 9, 8, generator=generator).requires_grad_()
-    points = (10 * torch.rand(batch, 5, 9, 2, generator=generator) - 1).requires_grad_()
+    theta = torch.eye(2, 3) + 0.5 * torch.randn(batch, 7, 6, 2, 3, generator=generator)
+    theta.requires_grad_()
     kernel = torch.randn(4, 9 * 6, generator=generator).requires_grad_()
-    result = convolve_samples(features, points, kernel, sampler)
+    result = SAMPLERS[sampler](features, theta, Window(3), kernel)
     weights = torch.randn(result.shape, generator=generator)
-    return [result, *torch.autograd.grad((result * weights).sum(), (features, points, kernel))]
+    return [result, *torch.autograd.grad((result * weights).sum(), (features, theta, kernel))]
 
 
 @pytest.mark.parametrize("chunk", [1, 3000, 10**9])
@@ -74,17 +88,19 @@ def test_chunks_change_nothing(monkeypatch, chunk):
 def test_one_thread_and_several_agree():
     generator = np.random.default_rng(0)
     cells = generator.normal(size=(3, 8, 9, 16)).astype(np.float32)
-    points = generator.uniform(-2, 9, (3, 1000, 2)).astype(np.float32)
-    gradient = generator.normal(size=(3, 1000, 16)).astype(np.float32)
+    theta = generator.normal(size=(3, 40, 6)).astype(np.float32)
+    centres = generator.uniform(0, 6, (40, 2)).astype(np.float32)
+    taps = generator.normal(size=(25, 3)).astype(np.float32)
+    gradient = generator.normal(size=(3, 40, 25, 16)).astype(np.float32)
     found = []
     for threads in (1, 2):
-        values = np.empty((3, 1000, 16), np.float32)
-        of_cells, of_points = np.zeros_like(cells), np.empty_like(points)
-        bilinear_loops.sample(cells, points, (6, 7), values, threads)
-        bilinear_loops.spread(cells, points, (6, 7), gradient, of_cells, of_points, threads)
-        found.append((values, of_cells, of_points))
+        values, of_cells, of_theta = (np.zeros_like(a) for a in (gradient, cells, theta))
+        bilinear_loops.sample(cells, theta, centres, taps, values, threads)
+        bilinear_loops.spread(cells, theta, centres, taps, gradient, of_cells, of_theta, threads)
+        found.append((values, of_cells, of_theta))
     for one, two in zip(*found, strict=True):
-        assert np.allclose(one, two, rtol=1e-6, atol=1e-6)
+        assert np.abs(one).max() > 0
+        assert np.allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
 def test_autocast_gives_its_type_and_nearly_the_value():
