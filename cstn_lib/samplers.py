@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from math import prod
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from cstn_lib.geometry import Window, sampling_points
 
-__all__ = ["SAMPLERS", "choose_sampler"]
+__all__ = ["SAMPLERS", "choose_sampler", "convolve_points"]
 
 Sampler = Callable[[Tensor, Tensor, Window, Tensor], Tensor]
 
@@ -38,6 +39,23 @@ def choose_sampler(features: Tensor) -> str:
     return "gather" if features.shape[1] < 256 else "grid_sample"
 
 
+def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
+    """The same on the CPU for taps that no theta describes, as of a deformable convolution.
+
+    Args:
+        points: (B, L, K * K, 2) as (x, y) in cells.
+
+    Returns:
+        (B, L, out).
+    """
+    if not HAS_NUMBA:
+        return F.linear(_gather(features, points).flatten(2), kernel)
+    # each point is a location of its own, with one tap that its theta moves there
+    theta = F.pad(points.flatten(1, 2).unsqueeze(-1), (2, 0)).flatten(2)
+    nowhere = points.new_zeros(theta.shape[1], 2)
+    return _loops(features, theta, nowhere, points.new_tensor([[0.0, 0.0, 1.0]]), kernel)
+
+
 def _by_grid_sample(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
     """`grid_sample` for all locations at once."""
     height, width = features.shape[2:]
@@ -49,9 +67,13 @@ def _by_grid_sample(features: Tensor, theta: Tensor, window: Window, kernel: Ten
 
 
 def _by_gather(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
+    points = sampling_points(theta, window, (features.shape[2], features.shape[3]))
+    return F.linear(_gather(features, points).flatten(2), kernel)
+
+
+def _gather(features: Tensor, points: Tensor) -> Tensor:
     """Four neighbours and their weights through `embedding_bag`, with channels last."""
     height, width = features.shape[2:]
-    points = sampling_points(theta, window, (height, width))
     x, y = points[..., 0].clamp(-1, width) + 1, points[..., 1].clamp(-1, height) + 1
     # the last cell keeps a right-hand neighbour: its own weight is then 0 or 1
     # and a theta that is NaN gives NaN values, not an index outside
@@ -61,21 +83,34 @@ def _by_gather(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) 
     down = torch.stack([1 - (y - top), y - top], dim=-1)
     weights = (down.unsqueeze(-1) * across.unsqueeze(-2)).view(-1, 4).to(features.dtype)
     stride = width + 2
-    image = torch.arange(len(points), device=points.device).view(-1, 1, 1) * ((height + 2) * stride)
+    image = torch.arange(len(points), device=points.device).view(-1, 1, 1) * (height + 2) * stride
     corner = (image + top.long() * stride + left.long()).view(-1, 1)
     neighbours = corner + torch.tensor([0, 1, stride, stride + 1], device=points.device)
     # a rim of zeros stands for everything outside: points were clamped onto it
     cells = F.pad(features.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2)
     values = F.embedding_bag(neighbours, cells, mode="sum", per_sample_weights=weights)
-    return F.linear(values.view(*points.shape[:2], -1), kernel)
+    return values.view(*points.shape[:3], -1)
 
 
 def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
-    """The compiled loops, in float32 at least: bfloat16 would move points by whole cells."""
+    centres = window.centres((features.shape[2], features.shape[3])).flatten(0, 1)
+    taps = F.pad(window.taps(), (0, 1), value=1.0) * (window.extent / 2)
+    return _loops(features, theta.flatten(1, 2).flatten(2), centres, taps, kernel)
+
+
+def _loops(
+    features: Tensor, theta: Tensor, centres: Tensor, taps: Tensor, kernel: Tensor
+) -> Tensor:
+    """The compiled loops, in float32 at least: bfloat16 would move points by whole cells.
+
+    Args:
+        theta: (B, L, 6); theta, centres and taps as of `bilinear_loops.sample`.
+    """
     if torch.is_autocast_enabled("cpu"):
         kernel = kernel.to(torch.get_autocast_dtype("cpu"))
     wide = torch.promote_types(torch.promote_types(features.dtype, theta.dtype), torch.float32)
-    return _ConvolveLoops.apply(features.to(wide), theta.to(wide).contiguous(), window, kernel)
+    places = theta.to(wide).contiguous(), centres.to(wide), taps.to(wide)
+    return _ConvolveLoops.apply(features.to(wide), *places, kernel)
 
 
 class _ConvolveLoops(torch.autograd.Function):
@@ -87,25 +122,23 @@ class _ConvolveLoops(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features, theta, window, kernel):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(features, theta, kernel)
-        ctx.window = window
-        flat, centres, taps = _places(theta, window, features)
-        outputs = kernel.new_empty(*flat.shape[:2], len(kernel))
-        for images, cells, samples, factor in _in_chunks(features, flat.shape[1], kernel):
-            _draw(cells, (flat[images], centres, taps), samples)
+    def forward(ctx, features, theta, centres, taps, kernel):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(features, theta, centres, taps, kernel)
+        samples_an_image = theta.shape[1] * len(taps) * features.shape[1]
+        outputs = kernel.new_empty(len(theta), samples_an_image // kernel.shape[1], len(kernel))
+        for images, cells, samples, factor in _in_chunks(features, theta, taps, kernel):
+            _draw(cells, (theta[images], centres, taps), samples)
             torch.mm(_cast(samples, factor), kernel.T, out=outputs[images].flatten(0, 1))
         return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        features, theta, kernel = ctx.saved_tensors
-        flat, centres, taps = _places(theta, ctx.window, features)
-        of_features, of_theta = torch.empty_like(features), torch.empty_like(flat)
+        features, theta, centres, taps, kernel = ctx.saved_tensors
+        of_features, of_theta = torch.empty_like(features), torch.empty_like(theta)
         of_kernel, of_cells = torch.zeros_like(kernel), None
-        for images, cells, samples, factor in _in_chunks(features, flat.shape[1], kernel):
-            places = flat[images], centres, taps
+        for images, cells, samples, factor in _in_chunks(features, theta, taps, kernel):
+            places = theta[images], centres, taps
             coming = gradient[images].to(kernel.dtype).flatten(0, 1)  # (b * L, out)
             _draw(cells, places, samples)
             of_kernel.addmm_(coming.T, _cast(samples, factor))
@@ -113,28 +146,21 @@ class _ConvolveLoops(torch.autograd.Function):
             of_cells = torch.empty_like(cells) if of_cells is None else of_cells[: len(cells)]
             _spread(cells, places, _cast(factor, samples), of_cells.zero_(), of_theta[images])
             of_features[images] = of_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        return of_features, of_theta.view_as(theta), None, of_kernel
-
-
-def _places(theta: Tensor, window: Window, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """theta (B, L, 6), centres (L, 2) and homogeneous taps (T, 3) of `bilinear_loops.sample`."""
-    centres = window.centres((features.shape[2], features.shape[3])).flatten(0, 1)
-    taps = F.pad(window.taps(), (0, 1), value=1.0) * (window.extent / 2)
-    flat = theta.reshape(len(theta), -1, 6)
-    return flat, centres.to(theta.dtype), taps.to(theta.dtype)
+        return of_features, of_theta, None, None, of_kernel
 
 
 def _in_chunks(
-    features: Tensor, locations: int, kernel: Tensor
+    features: Tensor, theta: Tensor, taps: Tensor, kernel: Tensor
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Parts of the batch: which images, their cells with a rim, and room for their samples.
 
-    The room comes twice: (b, L, T, C) in the type of the loops, (b * L, T * C) in the kernel's. It
-    is the same memory where the types agree, and the next part overwrites it.
+    The room comes twice: (b, L, T, C) in the type of the loops, and in the kernel's type with one
+    row for what the kernel weighs together. It is the same memory where the types agree, and the
+    next part overwrites it.
     """
     batch, channels, height, width = features.shape
-    shape = (locations, kernel.shape[1] // channels, channels)
-    an_image = locations * kernel.shape[1] * features.element_size()
+    shape = (theta.shape[1], len(taps), channels)
+    an_image = prod(shape) * features.element_size()
     step = min(max(CACHE_BYTES // max(an_image, 1), torch.get_num_threads()), batch)
     all_cells = features.new_zeros(step, height + 2, width + 2, channels)
     all_samples = features.new_empty(step, *shape)
@@ -144,7 +170,7 @@ def _in_chunks(
         count = images.stop - start
         cells, samples, factors = all_cells[:count], all_samples[:count], all_factors[:count]
         cells[:, 1:-1, 1:-1] = features[images].permute(0, 2, 3, 1)  # the rim stays zero
-        yield images, cells, samples, factors.view(count * locations, kernel.shape[1])
+        yield images, cells, samples, factors.view(-1, kernel.shape[1])
 
 
 def _cast(values: Tensor, room: Tensor) -> Tensor:

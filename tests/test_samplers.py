@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cstn_lib import bilinear_loops, samplers
-from cstn_lib.geometry import Window
-from cstn_lib.samplers import SAMPLERS, choose_sampler
+from cstn_lib.geometry import Window, sampling_points
+from cstn_lib.samplers import SAMPLERS, choose_sampler, convolve_points
 
 
 def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
@@ -76,6 +76,26 @@ def everything(sampler: str, batch: int = 7) -> list[torch.Tensor]:
     result = SAMPLERS[sampler](features, theta, Window(3), kernel)
     weights = torch.randn(result.shape, generator=generator)
     return [result, *torch.autograd.grad((result * weights).sum(), (features, theta, kernel))]
+
+
+@pytest.mark.parametrize("has_numba", [True, False])
+def test_points_of_a_theta_give_what_the_theta_gives(monkeypatch, has_numba):
+    monkeypatch.setattr(samplers, "HAS_NUMBA", has_numba)
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(3, 4, 8, 7, generator=generator).requires_grad_()
+    theta = torch.eye(2, 3) + 0.3 * torch.randn(3, 6, 5, 2, 3, generator=generator)
+    theta.requires_grad_()
+    kernel = torch.randn(2, 9 * 4, generator=generator)
+    points = sampling_points(theta, Window(3), (8, 7))
+    found = convolve_points(features, points, kernel)
+    expected = SAMPLERS["grid_sample"](features, theta, Window(3), kernel)
+    assert torch.allclose(found, expected, atol=1e-4)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), (features, theta)),
+        torch.autograd.grad(expected.square().sum(), (features, theta)),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("chunk", [1, 3000, 10**9])
