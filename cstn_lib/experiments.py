@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.data import DATASETS, DataConfig
 from cstn_lib.engine import TrainingConfig, supports_bfloat16
 from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.models import LevelConfig, ModelConfig
 
 __all__ = [
     "EXPERIMENTS",

@@ -34,7 +34,7 @@ from cstn_lib.atomic import atomic_file
 from cstn_lib.errors import InputError, first_line
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob, locations, top_locations
-from cstn_lib.models import LocalizerOutput
+from cstn_lib.localizer import LocalizerOutput
 
 __all__ = ["TOP_K", "array", "describe_batch", "load_table", "save_table", "to_table"]
 

@@ -18,19 +18,19 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cstn_lib.backbones import BACKBONES, small_backbone
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.errors import InputError
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.losses import total_loss
 from cstn_lib.models import (
-    BACKBONES,
     CSTNLocalizer,
     LevelConfig,
     ModelConfig,
     PooledClassifier,
     build_model,
-    small_backbone,
 )
+from cstn_lib.pyramid import PyramidLocalizer
 
 LEVELS = (LevelConfig("4", 5, 2), LevelConfig("5", 7))
 SMALL = ModelConfig(
@@ -82,7 +82,7 @@ def test_shapes(levels, sizes, head):
     model = build_model(replace(SMALL, levels=levels, head=head)).eval()
     output = model(images())
     locations = sum(h * w for h, w in sizes)
-    assert isinstance(model, CSTNLocalizer)
+    assert isinstance(model, PyramidLocalizer)
     assert model.level_names == tuple(level.name for level in levels)
     assert [score.shape for score in output.scores] == [(2, 6, *size) for size in sizes]
     assert output.sizes == sizes
