@@ -75,28 +75,31 @@ class Normalize(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A stack of stages; two of them are the levels of the pyramid.
+    """A stack of stages; the last two are the levels of the pyramid.
 
     Input: normalized images (B, 3, H, W). Output: {"4": map, "5": map}, of `widths` channels.
 
     Args:
         stages: from the input on.
-        widths: channels of each level.
+        channels: of each stage's map.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], widths: dict[str, int]) -> None:
+    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        self.widths = widths
+        self.channels = tuple(channels)
+        self.widths = dict(zip(PYRAMID, self.channels[-len(PYRAMID) :], strict=True))
         self.frozen_stages = 0
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = images
-        outputs = []
+        return dict(zip(PYRAMID, self.stage_maps(images)[-len(PYRAMID) :], strict=True))
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """The map of every stage, from the input on."""
+        maps = [images]
         for stage in self.stages:
-            maps = stage(maps)
-            outputs.append(maps)
-        return dict(zip(PYRAMID, outputs[-len(PYRAMID) :], strict=True))
+            maps.append(stage(maps[-1]))
+        return maps[1:]
 
     def freeze(self, stages: int) -> None:
         """Keep the first stages as they are: no gradients, and batch norm in evaluation mode."""
@@ -123,7 +126,7 @@ def small_backbone() -> Backbone:
             _conv_bn_relu(48, 64),
             nn.Sequential(_conv_bn_relu(64, 96, stride=2), _conv_bn_relu(96, 128)),
         ],
-        {"4": 64, "5": 128},
+        channels=(32, 48, 64, 128),
     )
 
 
@@ -132,7 +135,7 @@ def resnet_backbone(net: torchvision.models.ResNet) -> Backbone:
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     stages = [stem, net.layer1, net.layer2, net.layer3, net.layer4]
     last = net.fc.in_features
-    return Backbone(stages, {"4": last // 2, "5": last})
+    return Backbone(stages, (net.bn1.num_features, last // 8, last // 4, last // 2, last))
 
 
 def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:

@@ -11,21 +11,70 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
-from cstn_lib.config import LevelConfig, ModelConfig
+from cstn_lib.boxes import BoxList
+from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
 from cstn_lib.errors import InputError
 from cstn_lib.geometry import Window, default_boxes
 from cstn_lib.localizer import LocalizerOutput
+from cstn_lib.losses import total_loss
+from cstn_lib.predictions import describe_batch, judge_boxes
 
-__all__ = ["PyramidLocalizer"]
+__all__ = ["PyramidLocalizer", "VotingLocalizer"]
 
 
-class PyramidLocalizer(nn.Module, ABC):
+class VotingLocalizer(nn.Module):
+    """The half of `cstn_lib.localizer.Localizer` shared by networks that vote.
+
+    A subclass sets ``level_names``, the pyramid's name of each level of its `LocalizerOutput`.
+    """
+
+    level_names: tuple[str, ...]
+
+    def losses(
+        self, output: LocalizerOutput, labels: Tensor, config: TrainingConfig
+    ) -> dict[str, Tensor]:
+        """Eq. 4 and its terms, see `cstn_lib.losses.total_loss`."""
+        return total_loss(
+            output.log_joint,
+            output.thetas,
+            labels,
+            output.sizes,
+            lambda_theta=config.lambda_theta,
+            alpha_scale=config.alpha_scale,
+        )
+
+    def describe(self, output: LocalizerOutput, labels: Tensor) -> dict[str, Tensor]:
+        """See `cstn_lib.predictions.describe_batch`; beside it all boxes, for `judge`."""
+        return {
+            **describe_batch(output, labels, self.level_names),
+            "boxes": output.boxes,
+            "default_boxes": output.default_boxes.expand_as(output.boxes),
+        }
+
+    def judge(
+        self,
+        columns: dict[str, np.ndarray],
+        truth: BoxList,
+        image_size: tuple[int, int],
+        *,
+        sweep: bool,
+    ) -> dict[str, np.ndarray]:
+        """See `cstn_lib.predictions.judge_boxes`; there is no threshold to sweep."""
+        return judge_boxes(columns, truth)
+
+    def localization_parameters(self) -> list[nn.Parameter]:
+        """The parameters that move windows: they learn slowly and are not decayed."""
+        return []
+
+
+class PyramidLocalizer(VotingLocalizer, ABC):
     """Backbone, pyramid, one attending layer a level, one classifier shared by the levels.
 
     Input: images (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]; output: `LocalizerOutput`.
@@ -76,12 +125,10 @@ class PyramidLocalizer(nn.Module, ABC):
             without; the boxes it looked at (B, h, w, 4), or None for the default boxes.
         """
 
-    def localization_parameters(self) -> list[nn.Parameter]:
-        """The parameters that move windows: they learn slowly and are not decayed."""
-        return []
-
-    def forward(self, images: Tensor, transform: bool = True) -> LocalizerOutput:
-        """Scores, thetas and boxes.
+    def forward(
+        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
+    ) -> LocalizerOutput:
+        """Scores, thetas and boxes; `labels` are not looked at.
 
         Args:
             transform: False keeps every window at its place, which is how features are warmed up.
