@@ -1,7 +1,7 @@
 """Boxes from score maps, as the field draws and judges them.
 
 A score map becomes a box in four steps (Zhou et al., "Learning Deep Features for Discriminative
-Localization", CVPR 2016, section 3.1): bring its values to [0, 1], resize it to the image, keep the
+Localization", CVPR 2016, section 3): bring its values to [0, 1], resize it to the image, keep the
 pixels that reach a threshold, draw the tight box around the largest connected component.
 
 Choe et al. ("Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020) made the
@@ -46,7 +46,7 @@ THRESHOLDS = tuple(i / 50 for i in range(50))
 """0.00, 0.02 ... 0.98: the thresholds tried."""
 
 CAM_THRESHOLD = 0.2
-"""The fixed threshold of Zhou et al. (section 3.1), one of `THRESHOLDS`."""
+"""The fixed threshold of Zhou et al. (section 3), one of `THRESHOLDS`."""
 
 CHUNK = 16
 """Images whose planes are labelled together: more would not stay in the processor's cache."""

@@ -1,13 +1,13 @@
 """ACoL: two classifiers, of which the second must do without what convinced the first.
 
 Zhang, Wei, Feng, Yang, Huang: "Adversarial Complementary Learning for Weakly Supervised Object
-Localization", CVPR 2018, section 3.2 and Fig. 3. Both classifiers read the same features; where the
-first one's map of the true class, brought to [0, 1], reaches delta = 0.6 (the best value of the
-paper's ablation), the features are erased for the second. So it learns from other parts of the
-object, and the element-wise maximum of both maps covers more of it than either.
+Localization", CVPR 2018, section 3. Both classifiers read the same features; where the first one's
+map of the true class, brought to [0, 1], reaches delta = 0.6, the features are erased for the
+second. So it learns from other parts of the object, and the element-wise maximum of both maps
+covers more of it than either.
 
-A classifier is two 3x3 convolutions and a 1x1 one, as in the paper; it has the backbone's width
-where the paper, on VGG-16, has 1024.
+A classifier is two 3x3 convolutions and a 1x1 one, as in the authors' code; it has the backbone's
+width where theirs, on VGG-16, has 1024.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 Singh, Lee: "Hide-and-Seek: Forcing a Network to be Meticulous for Weakly-supervised Object and
 Action Localization", ICCV 2017. A training image is divided by a grid and each patch is hidden with
 probability 0.5, anew each time it is seen (section 3.1). Hidden pixels take the mean colour of the
-training images, which keeps a first-layer response's expectation that of whole images (Eq. 1). At
-test time nothing is hidden and the network is CAM.
+training images, so that the first layer expects of them what it expects of whole images. At test
+time nothing is hidden and the network is CAM.
 
 The patches are those of HaS-Mixed: of 16, 32, 44 or 56 pixels of 224, or none, drawn for each
-image. Here they are the same shares of the image's side.
+image. Here they are the same shares of the image's shorter side.
 """
 
 from __future__ import annotations

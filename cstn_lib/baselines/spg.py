@@ -1,8 +1,8 @@
 """SPG, self-produced guidance: a network's own confident cells teach its other layers.
 
 Zhang, Wei, Kang, Yang, Huang: "Self-produced Guidance for Weakly-supervised Object Localization",
-ECCV 2018, section 3 and Fig. 2. Cells where a map is high become foreground, cells where it is low
-background, and the cells between teach nothing (Eq. 4). Learned in stages:
+ECCV 2018, section 3. Cells where a map is high become foreground, cells where it is low background,
+and the cells between teach nothing. Learned in stages:
 
     attention of the classifier (A) -> guides B2 -> guides B1;     the mean of B1 and B2 -> guides C
 
@@ -10,8 +10,8 @@ B1 and B2 read two intermediate maps and share their last layers; C reads the la
 features that are classified come to tell the object from the background. At test time only the
 classifier's map is read, as in CAM.
 
-Thresholds and the rule for maps that are nowhere high are those of the authors' code, where the
-text gives some of them. Masks have the size of the map that B1 reads.
+Thresholds and the rule for maps that are nowhere high are those of the authors' code. Masks have
+the size of the map that B1 reads; there they have the size of the image.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class SPG(CAM):
 
 
 def guidance(attention: Tensor, thresholds: Thresholds) -> Tensor:
-    """The mask a map (B, h, w) in [0, 1] teaches (Eq. 4): 1 object, 0 background, -1 neither."""
+    """The mask that a map (B, h, w) in [0, 1] teaches: 1 object, 0 background, -1 neither."""
     attention = attention.detach()
     strongest = attention.amax(dim=(1, 2), keepdim=True)
     high = torch.where(strongest > thresholds.high, thresholds.high, FALLBACK * strongest)
