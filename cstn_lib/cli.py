@@ -12,11 +12,12 @@ import typer
 from cstn_lib.data import DATASETS, DataConfig, open_split
 from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
-from cstn_lib.metrics import evaluate
+from cstn_lib.metrics import choose_threshold, evaluate
 from cstn_lib.project import project_folder
 from cstn_lib.report import save_table_files, table_1
 from cstn_lib.reproduce import RESULTS, check_parameters, run_notebooks
 from cstn_lib.runs import Run, RunStore
+from cstn_lib.score_maps import CAM_THRESHOLD
 
 __all__ = ["app", "main"]
 
@@ -115,10 +116,21 @@ def predict(
     store = RunStore(runs_dir, data_root, device)
     chosen = make_experiment(experiment, dataset, profile, seed=seed, device=device)
     run = _finished(store.open(chosen))
-    for transform in (False, True):
-        metrics = evaluate(run.predictions(split), transform=transform)
-        line = "  ".join(f"{name} {100 * value:.2f}" for name, value in metrics.items())
-        print(f"{'transformed' if transform else 'default':>11} box  {line}")
+    table = run.predictions(split)
+    if "threshold_boxes" in table:  # score maps: the customary threshold, and the one of val
+        chosen = choose_threshold(run.predictions("val"))
+        judged = {
+            f"threshold {100 * at:.0f} %": evaluate(table, threshold=at)
+            for at in (CAM_THRESHOLD, chosen)
+        }
+    else:
+        judged = {
+            "default box": evaluate(table, transform=False),
+            "transformed box": evaluate(table),
+        }
+    for name, metrics in judged.items():
+        values = "  ".join(f"{metric} {100 * value:.2f}" for metric, value in metrics.items())
+        print(f"{name:>15}  {values}")
     print(run.predictions_path(split))
 
 

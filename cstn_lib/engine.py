@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +30,13 @@ from torchvision.transforms.v2.functional import horizontal_flip
 from tqdm.auto import tqdm
 
 from cstn_lib.atomic import atomic_file
+from cstn_lib.boxes import BoxList
+from cstn_lib.config import TrainingConfig
 from cstn_lib.data.images import ImageSet
 from cstn_lib.errors import InputError, first_line, unknown_name
-from cstn_lib.losses import total_loss
-from cstn_lib.metrics import BoxList, best_iou, evaluate
-from cstn_lib.predictions import describe_batch, to_table
+from cstn_lib.localizer import Localizer
+from cstn_lib.metrics import evaluate
+from cstn_lib.predictions import to_table
 
 __all__ = [
     "DEVICES",
@@ -50,36 +51,6 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda")
 PREDICT_BATCH = 128
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the training images.
-        warmup_epochs: of these, how many keep theta at the identity.
-        batch_size: images a step, over all processes together.
-        optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
-        lr: the highest learning rate.
-        localization_lr: the localization networks' share of it.
-        weight_decay: of all parameters but the localization networks'.
-        schedule: ``"one-cycle"`` (up over the first tenth, down along a cosine) or ``"constant"``.
-        lambda_theta, alpha_scale: of Eq. 4, per example.
-        precision: ``"float32"`` or ``"bfloat16"``.
-    """
-
-    epochs: int = 8
-    warmup_epochs: int = 2
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    lr: float = 2e-3
-    localization_lr: float = 0.05
-    weight_decay: float = 1e-4
-    schedule: str = "one-cycle"
-    lambda_theta: float = 0.0
-    alpha_scale: float = 0.0
-    precision: str = "float32"
 
 
 class TrainingDivergedError(InputError):
@@ -139,16 +110,17 @@ def fit(
     """Train in place; continue from `checkpoint` where one exists.
 
     Args:
-        model: `cstn_lib.models.CSTNLocalizer` or anything with its interface.
+        model: an `nn.Module` with the interface of `cstn_lib.localizer.Localizer`.
         train: labels are used, boxes are not.
         val: watched after each epoch, where given; nothing is chosen by it here.
-        seed: of the order and the flips of the images.
+        seed: of the order and the flips of the images, and of what is random within the network.
         checkpoint: file replaced after each epoch.
         title: names the run in the progress bar and in errors.
 
     Returns:
-        the history: one row an epoch with ``epoch``, the mean terms of the loss (see
-        `cstn_lib.losses.total_loss`), the metrics on `val` after ``val_``, and ``seconds``.
+        the history: one row an epoch with ``epoch``, the mean terms of the loss (see the network's
+        ``losses``), the metrics on `val` after ``val_``, and the ``seconds`` of training, without
+        the time that watching `val` took.
 
     Raises:
         TrainingDivergedError: the loss is no longer finite.
@@ -164,39 +136,36 @@ def fit(
     steps = len(loader)
     total, done = config.epochs * steps, len(history) * steps
     with (
+        _own_random_numbers(accelerator),
         _prepared(accelerator, model) as network,
         tqdm(total=total, initial=done, desc=title, leave=False) as bar,
     ):
         for epoch in range(len(history), config.epochs):
             started = time.perf_counter()
             order.epoch = epoch
+            torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
             network.train()
             means = RunningMeans(f"{title}, epoch {epoch + 1}", checkpoint)
             for step, (images, labels) in enumerate(loader):
                 scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
                 for group in optimizer.param_groups:
                     group["lr"] = group["highest_lr"] * scale
-                output = network(images, transform=epoch >= config.warmup_epochs)
-                losses = total_loss(
-                    output.log_joint,
-                    output.thetas,
-                    labels,
-                    output.sizes,
-                    lambda_theta=config.lambda_theta,
-                    alpha_scale=config.alpha_scale,
-                )
+                transform = epoch >= config.warmup_epochs
+                output = network(images, transform=transform, labels=labels)
+                losses = model.losses(output, labels, config)
                 optimizer.zero_grad()
                 accelerator.backward(losses["loss"])
                 optimizer.step()
                 means.add(losses)
                 bar.update()
             row = {"epoch": epoch + 1, **means.result()}
+            seconds = time.perf_counter() - started
             state = f"loss {row['loss']:.3f}"
             if val is not None:
-                watched = evaluate(_predict(accelerator, network, val, progress=False))
+                watched = evaluate(_predict(accelerator, network, val, watching=True))
                 row |= {f"val_{name}": value for name, value in watched.items()}
                 state += f", val GT-Known {row['val_gt_known_loc']:.1%}"
-            row["seconds"] = round(time.perf_counter() - started, 2)
+            row["seconds"] = round(seconds, 2)
             history.append(row)
             bar.set_postfix_str(state)
             if accelerator.is_main_process:
@@ -211,7 +180,7 @@ def predict(
     accelerator = make_accelerator(device, precision)
     model.to(device=accelerator.device, memory_format=torch.channels_last)
     with _prepared(accelerator, model, evaluation_mode=True) as network:
-        return _predict(accelerator, network, data, progress=True)
+        return _predict(accelerator, network, data, watching=False)
 
 
 @contextmanager
@@ -233,32 +202,41 @@ def _prepared(
 
 
 def _predict(
-    accelerator: Accelerator, network: nn.Module, data: ImageSet, *, progress: bool
+    accelerator: Accelerator, network: nn.Module, data: ImageSet, *, watching: bool
 ) -> pd.DataFrame:
+    """The predictions table; quietly and without a sweep of thresholds while `watching`."""
     loader = accelerator.prepare_data_loader(DataLoader(data, PREDICT_BATCH, collate_fn=_as_is))
-    names = accelerator.unwrap_model(network).level_names
+    localizer: Localizer = accelerator.unwrap_model(network)
     network.eval()
     parts: list[dict[str, np.ndarray]] = []
     start = 0
-    bar = tqdm(loader, f"predict {data.name} {data.split}", leave=False, disable=not progress)
+    bar = tqdm(loader, f"predict {data.name} {data.split}", leave=False, disable=watching)
     for images, labels in bar:
         with torch.inference_mode():
-            output = network(images)
-            columns = describe_batch(output, labels, names)
-        columns["boxes"] = output.boxes
-        columns["default_boxes"] = output.default_boxes.expand_as(output.boxes)
+            columns = localizer.describe(network(images), labels)
         columns = accelerator.gather_for_metrics(columns)
         part = {name: value.cpu().numpy() for name, value in columns.items()}
         images_here = np.arange(start, start + len(part["label"]))
         truth = BoxList.of([data.boxes_of(i) for i in images_here])
-        for name in ("default_boxes", "boxes"):
-            reached = best_iou(part.pop(name), truth).max(axis=1)
-            part["any_default_iou" if name == "default_boxes" else "any_iou"] = reached
+        part = localizer.judge(part, truth, data.image_size, sweep=not watching)
         parts.append({"image": images_here, **part})
         start += len(images_here)
     table = to_table({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
     table.insert(3, "gt_boxes", [data.boxes_of(i).ravel() for i in range(len(data))])
     return table
+
+
+@contextmanager
+def _own_random_numbers(accelerator: Accelerator) -> Iterator[None]:
+    """Leave torch's random numbers as they were, whatever is seeded and drawn within."""
+    device = accelerator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def _epoch_seed(seed: int, epoch: int, process: int) -> int:
+    """Of what a network draws in an epoch: a function of (seed, epoch), another a process."""
+    return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1)[0])
 
 
 def lr_scale(config: TrainingConfig, progress: float) -> float:

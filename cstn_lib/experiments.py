@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.data import DATASETS, DataConfig
 from cstn_lib.engine import TrainingConfig, supports_bfloat16
 from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.models import LevelConfig, ModelConfig
 
 __all__ = [
     "EXPERIMENTS",
@@ -84,8 +84,23 @@ PROFILES = {
     )
 }
 
-EXPERIMENTS = ("cstn", "pretext")
-"""``cstn``: the complete system of section III-E. ``pretext``: the small backbone's pretraining."""
+HEADS = {
+    "cstn": "cstn",
+    "plain": "conv",
+    "cam": "cam",
+    "has": "has",
+    "acol": "acol",
+    "spg": "spg",
+    "adl": "adl",
+    "stn": "stn",
+    "deform": "deform",
+}
+"""The head (`cstn_lib.config.ModelConfig`) of each method."""
+
+EXPERIMENTS = (*HEADS, "pretext")
+"""``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
+``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
+images, augmentation and schedule. ``pretext``: the small backbone's pretraining."""
 
 # default boxes of 0.42 and 0.67 of the image's side; photographs are filled more: 0.63 and 0.89
 BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 7))
@@ -130,27 +145,27 @@ def make_experiment(
         return _pretext(size, precision, seed)
     if dataset == "tiny-imagenet":
         data = DataConfig(dataset, train=size.photos, val=size.photos, test=size.photos)
-        model = ModelConfig(weights="none", levels=PHOTO_LEVELS)
+        model = ModelConfig(weights="none", levels=PHOTO_LEVELS, head=HEADS[name])
         epochs, warmup_epochs = size.photo_epochs, size.photo_warmup_epochs
     else:
         data = DataConfig(dataset, train=size.train, val=size.val, test=size.test)
-        model = ModelConfig(levels=BIRD_LEVELS)
+        model = ModelConfig(levels=BIRD_LEVELS, head=HEADS[name])
         epochs, warmup_epochs = size.epochs, size.warmup_epochs
     training = TrainingConfig(
         epochs=epochs,
-        warmup_epochs=warmup_epochs,
-        lambda_theta=LAMBDA_THETA,
-        alpha_scale=ALPHA_SCALE,
+        warmup_epochs=warmup_epochs if name in ("cstn", "stn", "deform") else 0,
+        lambda_theta=LAMBDA_THETA if name in ("cstn", "stn") else 0.0,
+        alpha_scale=ALPHA_SCALE if name in ("cstn", "plain", "deform") else 0.0,
         precision=precision,
     )
     return Experiment(name, data, model, training, seed)
 
 
 def _pretext(size: Profile, precision: str, seed: int) -> Experiment:
-    """The small backbone's pretraining: other birds, pooled and classified."""
+    """The small backbone's pretraining: other birds, classified as CAM does."""
     data = DataConfig(
         "birds-cub", train=size.train, val=size.val, test=size.test, pretext=size.train
     )
-    model = ModelConfig(weights="none", head="pooled")
+    model = ModelConfig(weights="none", head="cam")
     training = TrainingConfig(epochs=12, warmup_epochs=0, lr=4e-3, precision=precision)
     return Experiment("pretext", data, model, training, seed)

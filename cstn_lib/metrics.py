@@ -5,14 +5,18 @@
 * **GT-Known Loc**: the best box under the true class does.
 * **Top-5 box Loc**: one of the five best boxes under the true class does.
 * **Any box**: some box of the image does, whatever its score; the paper calls it recall.
+* **MaxBoxAcc**, **MaxBoxAccV2**: see `max_box_acc` and `max_box_acc_v2`.
 
 An image with several ground-truth boxes counts as localized when any of them is hit. All values are
 fractions in [0, 1].
+
+A score map (`cstn_lib.score_maps`) needs a threshold to give a box. It is a hyper-parameter:
+`choose_threshold` finds it on val, `hits` and `evaluate` take it on test. Without one, tables of
+score maps are judged at the fixed 20 % of the original CAM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,10 +24,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from cstn_lib.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.errors import InputError
 from cstn_lib.predictions import array
+from cstn_lib.score_maps import THRESHOLDS
 
 __all__ = [
     "IOU_THRESHOLD",
+    "MAX_BOX_ACC_IOUS",
     "AreaHistogram",
     "BoxList",
     "Interval",
@@ -32,28 +40,20 @@ __all__ = [
     "best_iou",
     "box_area",
     "centred_square",
+    "choose_threshold",
     "evaluate",
     "ground_truth",
     "hits",
     "image_interval",
+    "max_box_acc",
+    "max_box_acc_v2",
     "paired_iou",
     "seed_interval",
+    "threshold_curve",
 ]
 
 IOU_THRESHOLD = 0.5
-
-
-class BoxList(NamedTuple):
-    """Any number of boxes an image: rows ``offsets[i]:offsets[i + 1]`` of (M, 4) are image i's."""
-
-    boxes: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def of(cls, boxes: Sequence[np.ndarray]) -> BoxList:
-        """From one array an image, flat or (n, 4)."""
-        offsets = np.concatenate([[0], np.cumsum([b.size // 4 for b in boxes])])
-        return cls(np.concatenate([b.reshape(-1, 4) for b in boxes]), offsets)
+MAX_BOX_ACC_IOUS = (0.3, 0.5, 0.7)
 
 
 def ground_truth(table: pd.DataFrame) -> BoxList:
@@ -61,63 +61,108 @@ def ground_truth(table: pd.DataFrame) -> BoxList:
     return BoxList.of(table["gt_boxes"].to_numpy())
 
 
-def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of boxes (..., 4) with boxes (..., 4), pair by pair; 0 where both are empty."""
-    corner = np.maximum(a[..., :2], b[..., :2])
-    overlap = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - corner, 0, None).prod(axis=-1)
-    union = box_area(a) + box_area(b) - overlap
-    return np.divide(overlap, union, out=np.zeros_like(union), where=union > 0)
-
-
-def box_area(boxes: np.ndarray) -> np.ndarray:
-    """Areas (...) of ``xyxy`` boxes (..., 4), as fractions of the image."""
-    return (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
-
-
-def best_iou(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
-    """IoU of each box with the ground-truth box of its image that it overlaps most.
-
-    Args:
-        boxes: (n, k, 4), k boxes an image.
-
-    Returns:
-        (n, k); 0 for an image without ground truth.
-    """
-    counts = np.diff(truth.offsets)
-    owners = np.repeat(np.arange(len(boxes)), counts)
-    pairs = paired_iou(boxes[owners].astype(np.float64), truth.boxes[:, None].astype(np.float64))
-    result = np.zeros(boxes.shape[:2])
-    if len(pairs):
-        result[counts > 0] = np.maximum.reduceat(pairs, truth.offsets[:-1][counts > 0])
-    return result
-
-
-def hits(table: pd.DataFrame, *, transform: bool = True) -> pd.DataFrame:
+def hits(
+    table: pd.DataFrame, *, transform: bool = True, threshold: float | None = None
+) -> pd.DataFrame:
     """Image by image, what is right: one boolean column a metric.
 
     Args:
         transform: False judges the default boxes of the same locations (Table I, left column).
+        threshold: for a table of score maps, one of `cstn_lib.score_maps.THRESHOLDS` instead of
+            20 %. Such an image has one box, so Top-5 box Loc is its GT-Known Loc; and any box means
+            any component.
+
+    Raises:
+        InputError: the table has no boxes of that kind.
     """
-    truth = ground_truth(table)
     kind = "box" if transform else "default_box"
+    if threshold is not None:
+        at = _threshold_index(table, threshold)
+        boxes = array(table, "threshold_boxes")[:, at : at + 1]
+        anywhere = array(table, "threshold_any_iou")[:, at]
+    elif f"true_{kind}" in table:
+        boxes = array(table, f"true_{kind}")
+        anywhere = table["any_iou" if transform else "any_default_iou"].to_numpy()
+    else:
+        raise InputError("transform False: expected a table of a network with default boxes")
     right_class = (table["label"] == table["predicted"]).to_numpy()
-    predicted = best_iou(array(table, f"predicted_{kind}")[:, :1], truth)[:, 0]
-    known = best_iou(array(table, f"true_{kind}"), truth)
-    anywhere = table["any_iou" if transform else "any_default_iou"].to_numpy()
+    known = best_iou(boxes, ground_truth(table)) >= IOU_THRESHOLD
     return pd.DataFrame(
         {
             "top1_class": right_class,
-            "top1_loc": right_class & (predicted >= IOU_THRESHOLD),
-            "gt_known_loc": known[:, 0] >= IOU_THRESHOLD,
-            "top5_box_loc": known.max(axis=1) >= IOU_THRESHOLD,
+            # the best box under the predicted class: where that is right, under the true one
+            "top1_loc": right_class & known[:, 0],
+            "gt_known_loc": known[:, 0],
+            "top5_box_loc": known.any(axis=1),
             "any_box": anywhere >= IOU_THRESHOLD,
         }
     )
 
 
-def evaluate(table: pd.DataFrame, *, transform: bool = True) -> dict[str, float]:
-    """The metrics of the module's list, as fractions of the images."""
-    return hits(table, transform=transform).mean().to_dict()
+def evaluate(
+    table: pd.DataFrame, *, transform: bool = True, threshold: float | None = None
+) -> dict[str, float]:
+    """The metrics of `hits`, as fractions of the images."""
+    return hits(table, transform=transform, threshold=threshold).mean().to_dict()
+
+
+def threshold_curve(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> np.ndarray:
+    """GT-Known Loc at that IoU for each of `cstn_lib.score_maps.THRESHOLDS`, (T,).
+
+    Raises:
+        InputError: the table has no score maps.
+    """
+    _threshold_index(table, THRESHOLDS[0])
+    boxes, truth = array(table, "threshold_boxes"), ground_truth(table)
+    # threshold by threshold: all at once would not fit into memory for ILSVRC
+    return np.array(
+        [(best_iou(boxes[:, [at]], truth) >= iou).mean() for at in range(len(THRESHOLDS))]
+    )
+
+
+def choose_threshold(val: pd.DataFrame) -> float | None:
+    """The threshold that serves GT-Known Loc best on val; of equally good ones the middle.
+
+    None where there is nothing to choose: the table has no score maps.
+    """
+    if "threshold_boxes" not in val:
+        return None
+    curve = threshold_curve(val)
+    best = np.flatnonzero(curve == curve.max())
+    return THRESHOLDS[best[len(best) // 2]]
+
+
+def max_box_acc(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> float:
+    """MaxBoxAcc (Choe et al., CVPR 2020): GT-Known Loc at the threshold that is best for the table.
+
+    By its definition the maximum is taken over the judged images themselves: it asks what the maps
+    hold, not what a threshold chosen beforehand finds. A method with one box and no threshold has
+    its GT-Known Loc.
+    """
+    if "threshold_boxes" in table:
+        return float(threshold_curve(table, iou).max())
+    return float((best_iou(array(table, "true_box")[:, :1], ground_truth(table)) >= iou).mean())
+
+
+def max_box_acc_v2(table: pd.DataFrame) -> float:
+    """MaxBoxAccV2 (Choe et al., 2020, journal version): the mean over IoU 0.3, 0.5 and 0.7.
+
+    At each IoU an image counts when any component's box hits any ground-truth box, at the threshold
+    that is best for the table and this IoU. For a method with one box and no threshold, such as
+    CSTN, it is the mean of GT-Known Loc at the three IoUs.
+    """
+    if "threshold_boxes" not in table:
+        return float(np.mean([max_box_acc(table, iou) for iou in MAX_BOX_ACC_IOUS]))
+    anywhere = array(table, "threshold_any_iou")
+    return float(np.mean([(anywhere >= iou).mean(axis=0).max() for iou in MAX_BOX_ACC_IOUS]))
+
+
+def _threshold_index(table: pd.DataFrame, threshold: float) -> int:
+    if "threshold_boxes" not in table:
+        raise InputError(f"threshold {threshold}: expected a table of score maps")
+    if threshold not in THRESHOLDS:
+        raise InputError(f"threshold {threshold}: expected one of 0.00, 0.02 ... 0.98")
+    return THRESHOLDS.index(threshold)
 
 
 def centred_square(side: float) -> np.ndarray:

@@ -1,8 +1,6 @@
 """The predictions table: everything tables and figures need, so that no network runs twice.
 
-One row an image. Columns whose name begins with ``predicted_`` describe the best locations under
-the predicted class, those with ``true_`` the best under the true class; each holds up to five
-locations, best first (section IV-A: the Top-1 box, the GT-Known box, the Top-5 boxes).
+One row an image. Every table has
 
 | column | content |
 |---|---|
@@ -10,13 +8,33 @@ locations, best first (section IV-A: the Top-1 box, the GT-Known box, the Top-5 
 | ``label``, ``predicted`` | true class; argmax of p(c) |
 | ``predicted_prob``, ``true_prob`` | p(c) of either |
 | ``gt_boxes`` | n x 4 ground-truth boxes, flat |
+| ``true_box`` | k x 4 boxes under the true class, best first |
+| ``any_iou`` | best IoU with the ground truth over all boxes of the image |
+
+A network that votes (`cstn_lib.localizer.LocalizerOutput`) adds the following. Columns whose name
+begins with ``predicted_`` describe the best locations under the predicted class, those with
+``true_`` the best under the true class; each holds up to five locations, best first (section IV-A:
+the Top-1 box, the GT-Known box, the Top-5 boxes).
+
+| column | content |
+|---|---|
 | ``*_score`` | k values log p(c, l, s) |
 | ``*_level`` | k pyramid levels (4 or 5) |
 | ``*_location`` | k x 2 (row, column) on its level |
 | ``*_theta`` | k x 6 entries of theta, row by row |
 | ``*_default_box``, ``*_box`` | k x 4, theta = identity and transformed |
 | ``level_score``, ``level_box`` | the best location of each level under the true class: S, S x 4 |
-| ``any_default_iou``, ``any_iou`` | best IoU with the ground truth over all locations |
+| ``any_default_iou`` | best IoU with the ground truth over all default boxes |
+
+A network with score maps (`cstn_lib.score_maps`) has one ``true_box``, found at the fixed threshold
+of 20 %, and beside it, for T thresholds
+
+| column | content |
+|---|---|
+| ``threshold_boxes`` | T x 4, the box of the largest component at each threshold |
+| ``threshold_any_iou`` | T, best IoU with the ground truth over all components at each threshold |
+
+There is no box under its predicted class: where the class is right, that is the true class.
 
 Boxes are ``xyxy`` in [0, 1]. The table is a Parquet file.
 """
@@ -31,23 +49,32 @@ import torch
 from torch import Tensor
 
 from cstn_lib.atomic import atomic_file
+from cstn_lib.boxes import BoxList, best_iou
 from cstn_lib.errors import InputError, first_line
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob, locations, top_locations
-from cstn_lib.models import LocalizerOutput
+from cstn_lib.localizer import LocalizerOutput
 
-__all__ = ["TOP_K", "array", "describe_batch", "load_table", "save_table", "to_table"]
+__all__ = [
+    "TOP_K",
+    "array",
+    "describe_batch",
+    "judge_boxes",
+    "load_table",
+    "save_table",
+    "to_table",
+]
 
 TOP_K = 5
 
-WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4}
-"""Numbers a location in the flat list columns; one for every other list column."""
+WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "boxes": 4}
+"""Numbers an entry in the flat list columns, by what follows the first ``_`` of their names."""
 
 
 def describe_batch(
     output: LocalizerOutput, labels: Tensor, level_names: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """The table's network-made columns for one batch, as tensors with B rows.
+    """The table's columns of a network that votes, for one batch, as tensors with B rows.
 
     Args:
         output: of the network.
@@ -86,6 +113,19 @@ def describe_batch(
     return columns
 
 
+def judge_boxes(columns: dict[str, np.ndarray], truth: BoxList) -> dict[str, np.ndarray]:
+    """Replace the boxes of all locations by their best IoU with the ground truth.
+
+    Args:
+        columns: of B images; among them ``boxes`` and ``default_boxes``, both (B, N, 4).
+        truth: the ground-truth boxes of these images.
+    """
+    judged = dict(columns)
+    judged["any_default_iou"] = best_iou(judged.pop("default_boxes"), truth).max(axis=1)
+    judged["any_iou"] = best_iou(judged.pop("boxes"), truth).max(axis=1)
+    return judged
+
+
 def _flat_thetas(output: LocalizerOutput) -> Tensor:
     """(B, N, 6) thetas of all locations; the identity where the network has no transform."""
     if not output.thetas:
@@ -101,10 +141,8 @@ def to_table(columns: dict[str, np.ndarray]) -> pd.DataFrame:
 def array(table: pd.DataFrame, column: str) -> np.ndarray:
     """A list column as one array: (n, k), or (n, k, width) for locations, thetas and boxes."""
     values = np.stack(table[column].to_numpy())
-    for name, width in WIDTHS.items():
-        if column in (f"true_{name}", f"predicted_{name}", f"level_{name}"):
-            return values.reshape(len(values), -1, width)
-    return values
+    width = WIDTHS.get(column.split("_", 1)[1]) if "_" in column else None
+    return values if width is None else values.reshape(len(values), -1, width)
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from cstn_lib import cli
 from cstn_lib.errors import InputError
-from cstn_lib.metrics import evaluate
+from cstn_lib.metrics import choose_threshold, evaluate
 from cstn_lib.predictions import load_table
 from cstn_lib.reproduce import run_notebooks
+from cstn_lib.score_maps import CAM_THRESHOLD
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -125,6 +126,24 @@ def test_predict(cstn: Command, runs: Path, split):
         assert line.split()[:2] == ["transformed" if transform else "default", "box"]
         for name, value in evaluate(table, transform=transform).items():
             assert f"{name} {100 * value:.2f}" in line
+
+
+def test_predict_score_maps(cstn: Command, tmp_path: Path):
+    """At the customary threshold and at the one chosen on val, whichever split is asked for."""
+    assert cstn("train", "cam", *SMOKE, "--runs-dir", tmp_path).status == 0
+    paths = {}
+    for split in ("val", "test"):
+        *lines, path = cstn(
+            "predict", "cam", *SMOKE, "--runs-dir", tmp_path, "--split", split
+        ).out.splitlines()
+        paths[split] = Path(path)
+        table = load_table(paths[split])
+        chosen = choose_threshold(load_table(paths["val"]))
+        assert chosen != CAM_THRESHOLD
+        for line, threshold in zip(lines, (CAM_THRESHOLD, chosen), strict=True):
+            assert line.split()[:3] == ["threshold", f"{100 * threshold:.0f}", "%"]
+            for name, value in evaluate(table, threshold=threshold).items():
+                assert f"{name} {100 * value:.2f}" in line
 
 
 def test_report(cstn: Command, runs: Path, tmp_path: Path):

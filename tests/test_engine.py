@@ -21,7 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from cstn_lib import engine
+from cstn_lib import engine, pyramid
+from cstn_lib.baselines import cam
+from cstn_lib.boxes import BoxList
 from cstn_lib.data import ImageSet
 from cstn_lib.engine import (
     EpochOrder,
@@ -38,6 +40,7 @@ from cstn_lib.errors import InputError
 from cstn_lib.models import LevelConfig, ModelConfig, build_model
 from cstn_lib.predictions import array
 from cstn_lib.runs import Run, RunStore
+from cstn_lib.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, normalized, resized
 
 SMALL = ModelConfig(
     num_classes=3,
@@ -321,8 +324,8 @@ def test_loss_is_the_mean_over_the_steps(fit_in, monkeypatch):
         values.append(losses["loss"].item())
         return losses
 
-    original = engine.total_loss
-    monkeypatch.setattr(engine, "total_loss", watched)
+    original = pyramid.total_loss
+    monkeypatch.setattr(pyramid, "total_loss", watched)
     history = fit_in(make_model())
     means = np.reshape(values, (3, STEPS)).mean(axis=1)
     np.testing.assert_allclose(history["loss"], means, rtol=1e-5)
@@ -703,11 +706,116 @@ def test_predict_changes_nothing(make_images: Callable[..., ImageSet]):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_predict_with_other_heads(make_images: Callable[..., ImageSet]):
-    for head in ("conv", "pooled"):
-        table = predict(make_model(config=replace(SMALL, head=head)), make_images(4), device="cpu")
-        assert (array(table, "true_theta") == [1, 0, 0, 0, 1, 0]).all()
-        pd.testing.assert_series_equal(
-            table["any_iou"], table["any_default_iou"], check_names=False
-        )
-        np.testing.assert_array_equal(array(table, "true_box"), array(table, "true_default_box"))
+def test_predict_without_a_transform(make_images: Callable[..., ImageSet]):
+    table = predict(make_model(config=replace(SMALL, head="conv")), make_images(4), device="cpu")
+    assert (array(table, "true_theta") == [1, 0, 0, 0, 1, 0]).all()
+    pd.testing.assert_series_equal(table["any_iou"], table["any_default_iou"], check_names=False)
+    np.testing.assert_array_equal(array(table, "true_box"), array(table, "true_default_box"))
+
+
+@pytest.mark.parametrize("head", ["cam", "has", "acol", "spg", "adl"])
+def test_predict_score_maps(make_images: Callable[..., ImageSet], head):
+    """Against the network and `boxes_at`, image by image."""
+    data, model = make_images(5), make_model(config=replace(SMALL, head=head))
+    table = predict(model, data, device="cpu")
+    model.eval()
+    for i in range(len(data)):
+        images, labels = data.__getitems__([i])
+        with torch.no_grad():
+            output = model(images)
+        assert table["predicted"][i] == output.logits[0].argmax()
+        probability = output.logits[0].softmax(0)
+        assert table["true_prob"][i] == pytest.approx(probability[labels[0]].item(), abs=1e-5)
+        map_ = resized(normalized(output.maps[0, labels]), data.image_size).numpy()
+        boxes, anywhere = boxes_at(map_, THRESHOLDS, BoxList.of([data.boxes_of(i)]))
+        np.testing.assert_array_equal(array(table, "threshold_boxes")[i], boxes[0])
+        np.testing.assert_array_equal(array(table, "threshold_any_iou")[i], anywhere[0])
+        fixed = THRESHOLDS.index(CAM_THRESHOLD)
+        np.testing.assert_array_equal(array(table, "true_box")[i], boxes[:, fixed])
+        assert table["any_iou"][i] == anywhere[0, fixed]
+
+
+HEADS = ("cstn", "conv", "deform", "stn", "cam", "has", "acol", "spg", "adl")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_method_resumes_to_the_same_network(fit_in, head):
+    """Also those that draw random numbers while they train."""
+
+    def interrupt(module: nn.Module) -> None:
+        raise KeyboardInterrupt
+
+    config = replace(SMALL, head=head)
+    training = replace(TRAINING, epochs=2, warmup_epochs=0)
+    undisturbed, stopped, resumed = (make_model(seed, config) for seed in (0, 0, 99))
+    history = fit_in(undisturbed, training, "undisturbed")
+    assert history["loss"].notna().all()
+    at_training_step(stopped, STEPS + 2, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit_in(stopped, training, "resumed")
+    torch.rand(7)  # whatever happened in between
+    fit_in(resumed, training, "resumed")
+    assert not differing(undisturbed, resumed)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_method_in_bfloat16(fit_in, val: ImageSet, head):
+    model = make_model(config=replace(SMALL, head=head))
+    history = fit_in(model, replace(TRAINING, warmup_epochs=0, precision="bfloat16"))
+    assert np.isfinite(history.to_numpy()).all()
+    table = predict(model, val, device="cpu", precision="bfloat16")
+    assert np.isfinite(array(table, "true_box")).all()
+    assert table["true_prob"].between(0, 1).all()
+
+
+def test_what_a_network_draws_depends_on_seed_and_epoch_alone(fit_in):
+    drawn: list[float] = []
+    model = make_model()
+    model.register_forward_pre_hook(
+        lambda module, inputs: drawn.append(torch.rand(()).item()) if module.training else None
+    )
+    fit_in(model, name="one")
+    assert len(set(drawn)) == 3 * STEPS
+    first, drawn[:] = list(drawn), []
+    torch.rand(5)
+    fit_in(model, name="two")
+    assert drawn == first
+    drawn.clear()
+    fit_in(model, name="three", seed=6)
+    assert not set(drawn) & set(first)
+
+
+def test_fit_leaves_the_random_numbers_of_the_caller(fit_in):
+    models = [make_model(), make_model(config=replace(SMALL, head="has"))]
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    for i, model in enumerate(models):
+        torch.manual_seed(3)
+        fit_in(model, name=str(i))
+        assert torch.equal(torch.rand(4), expected)
+
+
+def test_seconds_are_those_of_training_alone(fit_in, monkeypatch):
+    """A slow look at val does not count."""
+    original = engine.evaluate
+
+    def slow(table: pd.DataFrame) -> dict[str, float]:
+        time.sleep(0.5)
+        return original(table)
+
+    monkeypatch.setattr(engine, "evaluate", slow)
+    history = fit_in(make_model(config=replace(SMALL, head="cam")), replace(TRAINING, epochs=1))
+    assert history["seconds"][0] < 0.5
+
+
+def test_watching_does_not_sweep_thresholds(fit_in, monkeypatch):
+    sweeps = []
+    original = cam.judge_maps
+
+    def watched(*args: object, sweep: bool) -> dict[str, np.ndarray]:
+        sweeps.append(sweep)
+        return original(*args, sweep=sweep)
+
+    monkeypatch.setattr(cam, "judge_maps", watched)
+    fit_in(make_model(config=replace(SMALL, head="cam")), replace(TRAINING, epochs=2))
+    assert sweeps == [False, False]

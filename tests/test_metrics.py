@@ -12,21 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
+from cstn_lib.errors import InputError
 from cstn_lib.metrics import (
     IOU_THRESHOLD,
+    MAX_BOX_ACC_IOUS,
     BoxList,
     area_histogram,
     best_centred_square,
     best_iou,
     box_area,
     centred_square,
+    choose_threshold,
     evaluate,
     ground_truth,
     hits,
     image_interval,
+    max_box_acc,
+    max_box_acc_v2,
     paired_iou,
     seed_interval,
+    threshold_curve,
 )
+from cstn_lib.score_maps import CAM_THRESHOLD, THRESHOLDS
 
 
 def random_boxes(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -155,9 +162,9 @@ TABLE = {
         row(gt=[0, 0, 1, 1], predicted_box=([0, 0, 0.5, 1],) * 5, any_iou=0.5),
         [1, 1, 1, 1, 1],
     ),
-    "top-1 box in the second place under the true class": (
-        row(predicted_box=(GOOD, BAD, BAD, BAD, BAD), true_box=(BAD, GOOD, BAD, BAD, BAD)),
-        [1, 1, 0, 1, 1],
+    "box right in the second place": (
+        row(predicted_box=(BAD, GOOD, BAD, BAD, BAD)),
+        [1, 0, 0, 1, 1],
     ),
 }
 
@@ -228,6 +235,164 @@ def test_index_of_the_table_does_not_matter():
     chosen = table[table["label"] != table["predicted"]]
     expected = [e for _, e in TABLE.values() if not e[0]]
     assert hits(chosen).to_numpy().astype(int).tolist() == expected
+
+
+# Score maps
+
+FRAME = [0.0, 0.0, 1.0, 1.0]
+NOTHING = [0.0] * 4
+
+
+def score_map_row(
+    boxes: dict[float, list[float]],
+    *,
+    others: dict[float, list[float]] | None = None,
+    label: int = 1,
+    predicted: int = 1,
+    gt: list[float] = GT,
+) -> dict:
+    """A row by the box of the largest component at some thresholds and of another component.
+
+    At the thresholds not named nothing is active.
+    """
+    largest = [boxes.get(threshold, NOTHING) for threshold in THRESHOLDS]
+    second = [(others or {}).get(threshold, NOTHING) for threshold in THRESHOLDS]
+    truth = np.reshape(gt, (-1, 4))
+    anywhere = [
+        max((loop_iou(box, g) for box in pair for g in truth), default=0.0)
+        for pair in zip(largest, second, strict=True)
+    ]
+    return {
+        "label": label,
+        "predicted": predicted,
+        "gt_boxes": np.array(gt),
+        "true_box": np.array(boxes.get(CAM_THRESHOLD, NOTHING)),
+        "any_iou": anywhere[THRESHOLDS.index(CAM_THRESHOLD)],
+        "threshold_boxes": np.ravel(largest),
+        "threshold_any_iou": np.array(anywhere),
+    }
+
+
+def test_score_maps_at_thresholds():
+    table = table_of(
+        [
+            score_map_row({0.2: BAD, 0.4: GOOD}, others={0.2: GOOD}),
+            score_map_row({0.2: GOOD, 0.4: GOOD}, predicted=2),
+            score_map_row({0.2: GOOD}, gt=OTHER_GT + GT),
+            score_map_row({0.2: GOOD}, gt=[]),
+        ]
+    )
+    at_20, at_40 = hits(table), hits(table, threshold=0.4)
+    assert at_20.columns.tolist() == at_40.columns.tolist() == NAMES
+    expected = [[1, 0, 0, 0, 1], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    assert at_20.to_numpy().astype(int).tolist() == expected
+    assert hits(table, threshold=CAM_THRESHOLD).equals(at_20)
+    expected = [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert at_40.to_numpy().astype(int).tolist() == expected
+    assert evaluate(table, threshold=0.4)["gt_known_loc"] == 0.5
+    curve = threshold_curve(table)
+    assert curve.shape == (50,)
+    assert dict(zip(THRESHOLDS, curve, strict=True))[0.4] == 0.5
+    assert (curve > 0).sum() == 2
+
+
+def test_choose_threshold():
+    middle = score_map_row({t: GOOD for t in (0.3, 0.32, 0.34, 0.6)})
+    assert choose_threshold(table_of([middle])) == 0.34, "the third of four"
+    more = score_map_row({t: GOOD for t in (0.32, 0.34, 0.36)})
+    assert choose_threshold(table_of([middle, more])) == 0.34, "the second of two"
+    assert choose_threshold(table_of([row()])) is None
+
+
+def test_what_cannot_be_judged():
+    maps, votes = table_of([score_map_row({0.2: GOOD})]), table_of([row()])
+    for call in (
+        lambda: hits(votes, threshold=0.2),
+        lambda: hits(maps, threshold=0.21),
+        lambda: hits(maps, transform=False),
+        lambda: threshold_curve(votes),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert "expected" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def slow_max_box_acc(rows: list[dict], iou: float, column: str) -> float:
+    """By loops over thresholds and images."""
+    rates = []
+    for at in range(len(THRESHOLDS)):
+        right = 0
+        for made in rows:
+            truth = made["gt_boxes"].reshape(-1, 4)
+            if column == "threshold_boxes":
+                box = made[column].reshape(-1, 4)[at]
+                reached = max((loop_iou(box, g) for g in truth), default=0.0)
+            else:
+                reached = made[column][at]
+            right += reached >= iou
+        rates.append(right / len(rows))
+    return max(rates)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5))
+def test_max_box_acc_against_loops(seed, images):
+    rng = np.random.default_rng(seed)
+    rows = [
+        score_map_row(
+            {t: random_boxes(rng).tolist() for t in THRESHOLDS},
+            others={t: random_boxes(rng).tolist() for t in THRESHOLDS},
+            gt=random_boxes(rng, int(rng.integers(0, 3))).ravel().tolist(),
+        )
+        for _ in range(images)
+    ]
+    table = table_of(rows)
+    for iou in MAX_BOX_ACC_IOUS:
+        expected = slow_max_box_acc(rows, iou, "threshold_boxes")
+        assert max_box_acc(table, iou) == pytest.approx(expected)
+    expected = [slow_max_box_acc(rows, iou, "threshold_any_iou") for iou in MAX_BOX_ACC_IOUS]
+    assert max_box_acc_v2(table) == pytest.approx(np.mean(expected))
+    assert max_box_acc_v2(table) >= np.mean([max_box_acc(table, iou) for iou in MAX_BOX_ACC_IOUS])
+
+
+def test_max_box_acc_v2_takes_the_best_threshold_of_each_iou():
+    half = [0.0, 0.0, 0.5, 1.0]
+    rows = [
+        score_map_row({0.2: half, 0.4: FRAME}, gt=[0, 0, 0.4, 1]),  # IoU 0.8 and 0.4
+        score_map_row({0.2: [0.9, 0.9, 1, 1], 0.4: FRAME}, gt=half),  # IoU 0 and 0.5
+    ]
+    table = table_of(rows)
+    assert max_box_acc(table, 0.3) == 1 and max_box_acc(table, 0.7) == 0.5
+    assert max_box_acc(table) == 0.5
+    assert max_box_acc_v2(table) == pytest.approx((1 + 0.5 + 0.5) / 3)
+
+
+def test_max_box_acc_of_votes():
+    """One box an image and no threshold: GT-Known Loc at each IoU."""
+    rows = [
+        row(),  # IoU 5/6
+        row(predicted_box=(FRAME,) * 5),  # IoU 0.36
+        row(predicted_box=(BAD, GOOD, GOOD, GOOD, GOOD)),  # the first counts
+    ]
+    table = table_of(rows)
+    assert max_box_acc(table) == evaluate(table)["gt_known_loc"] == pytest.approx(1 / 3)
+    assert max_box_acc_v2(table) == pytest.approx((2 / 3 + 1 / 3 + 1 / 3) / 3)
+
+
+def test_fifty_thousand_score_maps():
+    """As many as ILSVRC validates on: the same numbers as of the rows repeated."""
+    rng = np.random.default_rng(0)
+    rows = [
+        score_map_row(
+            {t: random_boxes(rng).tolist() for t in THRESHOLDS},
+            gt=random_boxes(rng, 1 + i % 2).ravel().tolist(),
+        )
+        for i in range(50)
+    ]
+    table = table_of(rows)
+    large = pd.concat([table] * 1000, ignore_index=True)
+    assert choose_threshold(large) == choose_threshold(table)
+    assert max_box_acc(large) == pytest.approx(max_box_acc(table))
+    assert max_box_acc_v2(large) == pytest.approx(max_box_acc_v2(table))
 
 
 # The baseline without learning

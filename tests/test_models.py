@@ -18,19 +18,19 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cstn_lib.backbones import BACKBONES, small_backbone
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.errors import InputError
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
+from cstn_lib.localizer import LocalizerOutput, ScoreMapOutput
 from cstn_lib.losses import total_loss
 from cstn_lib.models import (
-    BACKBONES,
     CSTNLocalizer,
     LevelConfig,
     ModelConfig,
-    PooledClassifier,
     build_model,
-    small_backbone,
 )
+from cstn_lib.pyramid import PyramidLocalizer
 
 LEVELS = (LevelConfig("4", 5, 2), LevelConfig("5", 7))
 SMALL = ModelConfig(
@@ -82,7 +82,7 @@ def test_shapes(levels, sizes, head):
     model = build_model(replace(SMALL, levels=levels, head=head)).eval()
     output = model(images())
     locations = sum(h * w for h, w in sizes)
-    assert isinstance(model, CSTNLocalizer)
+    assert isinstance(model, PyramidLocalizer)
     assert model.level_names == tuple(level.name for level in levels)
     assert [score.shape for score in output.scores] == [(2, 6, *size) for size in sizes]
     assert output.sizes == sizes
@@ -154,29 +154,20 @@ def test_conv_head_is_the_cstn_without_transform():
     assert plain.localization_parameters() == []
 
 
-def test_pooled_head():
-    model = build_model(replace(SMALL, head="pooled")).eval()
-    assert isinstance(model, PooledClassifier)
-    pictures = images()
-    output = model(pictures)
-    assert [score.shape for score in output.scores] == [(2, 6, 1, 1)]
-    assert output.thetas == [] and output.sizes == [(1, 1)]
-    assert output.boxes.tolist() == [[[0, 0, 1, 1]]] * 2
-    assert output.default_boxes.tolist() == [[0, 0, 1, 1]]
-    pooled = model.backbone(model.normalize(pictures))["5"].mean(dim=(2, 3))
-    expected = pooled @ model.classifier.weight.flatten(1).T + model.classifier.bias
-    assert torch.allclose(output.scores[0].flatten(1), expected, atol=1e-5)
-    assert torch.allclose(output.log_joint[..., 0], expected.log_softmax(1), atol=1e-5)
-    assert model.localization_parameters() == [] and model.level_names == ("5",)
+HEADS = ("acol", "adl", "cam", "conv", "cstn", "deform", "has", "spg", "stn")
 
 
-@pytest.mark.parametrize("head", ["cstn", "conv", "pooled"])
+def log_probabilities(output: LocalizerOutput | ScoreMapOutput) -> Tensor:
+    """What a network says of the class: scores of all locations, or of the image."""
+    return output.log_joint if isinstance(output, LocalizerOutput) else output.logits.log_softmax(1)
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_uint8_and_float_images_agree(head):
     model = build_model(replace(SMALL, head=head)).eval()
     pictures = images()
-    a, b = model(pictures), model(pictures.float() / 255)
-    for x, y in zip(a.scores, b.scores, strict=True):
-        assert torch.allclose(x, y, atol=1e-5)
+    a, b = (log_probabilities(model(p)) for p in (pictures, pictures.float() / 255))
+    assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_images_are_normalized_with_the_statistics_of_imagenet():
@@ -310,8 +301,8 @@ def test_the_paper_trains_on_cpu():
 def test_unknown_names():
     assert "'vgg16'" in (message := input_error(replace(SMALL, backbone="vgg16")))
     assert all(name in message for name in BACKBONES)
-    message = input_error(replace(SMALL, head="stn"))
-    assert "'stn'" in message and "conv, cstn, pooled" in message
+    message = input_error(replace(SMALL, head="attention"))
+    assert "'attention'" in message and ", ".join(HEADS) in message
 
 
 @pytest.mark.parametrize("names", [(), ("5", "4"), ("4", "4"), ("3",), ("4", "5", "6")])
@@ -347,7 +338,7 @@ def assert_loaded(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
-@pytest.mark.parametrize("head", ["cstn", "pooled"])
+@pytest.mark.parametrize("head", ["cstn", "cam"])
 def test_weights_from_a_path(tmp_path: Path, suffix, head):
     state = trained_state(small_backbone())
     path = save(state, tmp_path / f"small{suffix}")

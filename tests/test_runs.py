@@ -219,7 +219,7 @@ def test_interrupted_after_the_last_epoch(
     def no_step(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("cstn_lib.engine.total_loss", no_step)
+    monkeypatch.setattr("cstn_lib.pyramid.total_loss", no_step)
     run = store.run(small_experiment())
     expected = finished_runs[0]
     assert run.finished

@@ -1,0 +1,206 @@
+"""The feature extractors every network of the project stands on (section IV-A).
+
+Levels carry the paper's names: ``"4"`` and ``"5"`` are the last two stages of a ResNet, strides 16
+and 32. The small backbone has strides 4 and 8 there, so that an 80-pixel image gives the same 20 x
+20 and 10 x 10 maps as 320 pixels do in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cstn_lib.config import ModelConfig
+from cstn_lib.errors import InputError, first_line, unknown_name
+
+__all__ = [
+    "BACKBONES",
+    "PYRAMID",
+    "Backbone",
+    "Normalize",
+    "build_backbone",
+    "resnet_backbone",
+    "small_backbone",
+]
+
+BACKBONES = ("small", "resnet18", "resnet34", "resnet50", "resnet101")
+PYRAMID = ("4", "5")
+"""The levels of the feature pyramid, from the finest to the coarsest."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PRETEXT_WEIGHTS = files("cstn_lib") / "weights" / "small-pretext.safetensors"
+
+
+def build_backbone(config: ModelConfig) -> Backbone:
+    """The backbone of a configuration, loaded and partly frozen.
+
+    Raises:
+        InputError: the name is unknown or its weights cannot be had.
+    """
+    if config.backbone not in BACKBONES:
+        raise unknown_name("backbone", config.backbone, BACKBONES)
+    state = _starting_weights(config.backbone, config.weights)
+    if config.backbone == "small":
+        backbone = small_backbone()
+        if state is not None:
+            _load(backbone, state, config.weights)
+    else:
+        net = torchvision.models.get_model(config.backbone, weights=None)
+        if state is not None:
+            _load(net, {**net.fc.state_dict(prefix="fc."), **state}, config.weights)
+        backbone = resnet_backbone(net)
+    backbone.freeze(config.frozen_stages)
+    return backbone
+
+
+class Normalize(nn.Module):
+    """uint8 or [0, 1] images to zero mean and unit deviation, with ImageNet's statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        return (images - self.mean) / self.std
+
+
+class Backbone(nn.Module):
+    """A stack of stages; the last two are the levels of the pyramid.
+
+    Input: normalized images (B, 3, H, W). Output: {"4": map, "5": map}, of `widths` channels.
+
+    Args:
+        stages: from the input on.
+        channels: of each stage's map.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.channels = tuple(channels)
+        self.widths = dict(zip(PYRAMID, self.channels[-len(PYRAMID) :], strict=True))
+        self.frozen_stages = 0
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(PYRAMID, self.stage_maps(images)[-len(PYRAMID) :], strict=True))
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """The map of every stage, from the input on."""
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+    def freeze(self, stages: int) -> None:
+        """Keep the first stages as they are: no gradients, and batch norm in evaluation mode."""
+        self.frozen_stages = stages
+        self.stages[:stages].requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        self.stages[: self.frozen_stages].eval()
+        return self
+
+
+def small_backbone() -> Backbone:
+    """Five convolutions for CPU: level 4 at stride 4, level 5 at stride 8.
+
+    Its receptive field, 15 pixels at level 4 and 39 at level 5, stays below a bird of an 80-pixel
+    image: joining the parts is left to the window of the CSTN.
+    """
+    return Backbone(
+        [
+            _conv_bn_relu(3, 32, stride=2),
+            _conv_bn_relu(32, 48, stride=2),
+            _conv_bn_relu(48, 64),
+            nn.Sequential(_conv_bn_relu(64, 96, stride=2), _conv_bn_relu(96, 128)),
+        ],
+        channels=(32, 48, 64, 128),
+    )
+
+
+def resnet_backbone(net: torchvision.models.ResNet) -> Backbone:
+    """A torchvision ResNet without its classifier: strides 16 and 32 at levels 4 and 5."""
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    stages = [stem, net.layer1, net.layer2, net.layer3, net.layer4]
+    last = net.fc.in_features
+    return Backbone(stages, (net.bn1.num_features, last // 8, last // 4, last // 2, last))
+
+
+def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
+    if weights == "none":
+        return None
+    if weights == "pretext":
+        if backbone != "small":
+            raise InputError(f"weights 'pretext' belong to backbone 'small', not to {backbone!r}")
+        return _read_weights(Path(str(PRETEXT_WEIGHTS)))
+    if weights == "imagenet":
+        if backbone == "small":
+            raise InputError("weights 'imagenet' belong to a ResNet, not to backbone 'small'")
+        published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
+        try:
+            return dict(published.get_state_dict(progress=True, check_hash=True))
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"cannot download {published.url} ({error}); fetch that file by hand and give its "
+                "path as `weights`"
+            ) from error
+    return _read_weights(Path(weights))
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise InputError(
+            f"weights {str(path)!r}: expected 'pretext', 'imagenet', 'none' or the path of a "
+            ".safetensors or .pth file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged pickles fail in as many ways as there are bytes
+        raise InputError(f"{path}: cannot read these weights ({first_line(error)})") from error
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not named:
+        raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
+    return state
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load a state whose names and shapes fit; old files may lack batch norm's counters."""
+    own = module.state_dict()
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    state = {**counters, **state}
+    for name in sorted(own.keys() | state.keys()):
+        if name not in own or name not in state or own[name].shape != state[name].shape:
+            raise InputError(
+                f"{source}: the weights do not fit: {name} is "
+                f"{_shape(state.get(name))}, the network has {_shape(own.get(name))}"
+            )
+    module.load_state_dict(state)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,77 @@
+"""CAM: class activation maps, on which the other methods of the family build.
+
+Zhou, Khosla, Lapedriza, Oliva, Torralba: "Learning Deep Features for Discriminative Localization",
+CVPR 2016. A network that ends in global average pooling and a linear classifier (section 2) may as
+well classify each cell first and average then: class c's score is the mean of a map,
+
+    S_c = mean over x, y of M_c(x, y),      M_c(x, y) = w_c . f(x, y) + b_c,
+
+and the map shows where the score comes from. It becomes a box by a threshold
+(`cstn_lib.score_maps`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
+from cstn_lib.boxes import BoxList
+from cstn_lib.config import ModelConfig, TrainingConfig
+from cstn_lib.localizer import ScoreMapOutput
+from cstn_lib.score_maps import describe_maps, judge_maps
+
+__all__ = ["CAM"]
+
+
+class CAM(nn.Module):
+    """Backbone, a 1x1 classifier on its last map, global average pooling.
+
+    Without its map it is an ordinary classifier: backbones are pretrained with it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.normalize = Normalize()
+        self.backbone = build_backbone(config)
+        self.classifier = nn.Conv2d(self.backbone.widths[PYRAMID[-1]], config.num_classes, 1)
+
+    def forward(
+        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
+    ) -> ScoreMapOutput:
+        """Class scores and class maps; `transform` and `labels` change nothing."""
+        return self.classify(self.backbone(self.normalize(images))[PYRAMID[-1]])
+
+    def classify(self, features: Tensor) -> ScoreMapOutput:
+        """Class scores and class maps of features (B, channels, h, w)."""
+        maps = self.classifier(features).float()
+        return ScoreMapOutput(maps.mean(dim=(2, 3)), maps)
+
+    def losses(
+        self, output: ScoreMapOutput, labels: Tensor, config: TrainingConfig
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the image's class."""
+        cls = F.cross_entropy(output.logits, labels)
+        return {"loss": cls, "loss_cls": cls}
+
+    def describe(self, output: ScoreMapOutput, labels: Tensor) -> dict[str, Tensor]:
+        """See `cstn_lib.score_maps.describe_maps`."""
+        rows = torch.arange(len(labels), device=labels.device)
+        return describe_maps(output.logits, output.maps[rows, labels], labels)
+
+    def judge(
+        self,
+        columns: dict[str, np.ndarray],
+        truth: BoxList,
+        image_size: tuple[int, int],
+        *,
+        sweep: bool,
+    ) -> dict[str, np.ndarray]:
+        """See `cstn_lib.score_maps.judge_maps`."""
+        return judge_maps(columns, truth, image_size, sweep=sweep)
+
+    def localization_parameters(self) -> list[nn.Parameter]:
+        """None: nothing moves."""
+        return []

@@ -1,0 +1,79 @@
+"""STN: one affine transform of the whole image, learned by classifying what it cuts out.
+
+Jaderberg, Simonyan, Zisserman, Kavukcuoglu: "Spatial Transformer Networks", NeurIPS 2015, section
+3. A localization network reads the image and gives one theta, the image is sampled through it
+(Eq. 1), and only the sample is classified. Its box is the hull of the transformed frame.
+
+CSTN gives every location of every level a theta of its own and asks for the best afterwards; here
+one theta must be right at once. Everything else is kept alike: theta starts as the identity and
+stays there during the warm-up, and what regresses it learns slowly. The localization network reads
+the features of the shared backbone, so an image passes the backbone twice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
+from cstn_lib.config import ModelConfig
+from cstn_lib.geometry import Window, boxes_of_theta, identity_theta
+from cstn_lib.localizer import LocalizerOutput
+from cstn_lib.pyramid import VotingLocalizer
+
+__all__ = ["GlobalSTN"]
+
+FRAME, FRAME_SIZE = Window(3), (3, 3)
+"""A window that covers the whole of its map: its one location's default box is the frame."""
+
+
+class GlobalSTN(VotingLocalizer):
+    """Localization network, sampler, classifier; a `LocalizerOutput` with a single location."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.level_names = PYRAMID[-1:]
+        self.normalize = Normalize()
+        self.backbone = build_backbone(config)
+        width = self.backbone.widths[PYRAMID[-1]]
+        hidden = config.localization_channels
+        self.localization = nn.Sequential(
+            nn.Conv2d(width, hidden, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(4),  # any image size, and still a notion of where
+            nn.Flatten(),
+            nn.Linear(hidden * 4 * 4, 6, bias=False),
+        )
+        nn.init.zeros_(self.localization[-1].weight)
+        self.classifier = nn.Conv2d(width, config.num_classes, 1)
+
+    def forward(
+        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
+    ) -> LocalizerOutput:
+        """Scores of what theta cuts out, theta and its box; `labels` are not looked at.
+
+        Args:
+            transform: False classifies the image as it is.
+        """
+        images = self.normalize(images)
+        features = self.backbone(images)[PYRAMID[-1]]
+        theta = identity_theta(images).expand(len(images), 2, 3)
+        if transform:
+            theta = theta + self.localization(features).float().view(-1, 2, 3)
+            features = self.backbone(_sampled(images, theta))[PYRAMID[-1]]
+        scores = self.classifier(features.mean(dim=(2, 3), keepdim=True))
+        theta = theta.view(-1, 1, 1, 2, 3)  # one location
+        boxes = boxes_of_theta(theta.detach(), FRAME, FRAME_SIZE).flatten(1, 2)
+        frame = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=images.device)
+        return LocalizerOutput([scores], [theta], boxes, frame)
+
+    def localization_parameters(self) -> list[nn.Parameter]:
+        """Those of the localization network."""
+        return list(self.localization.parameters())
+
+
+def _sampled(images: Tensor, theta: Tensor) -> Tensor:
+    """Images (B, 3, H, W) seen through theta (B, 2, 3); outside they are the mean colour, 0."""
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)

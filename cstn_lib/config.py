@@ -1,0 +1,85 @@
+"""What determines a network and its training, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PAPER_LEVELS", "LevelConfig", "ModelConfig", "TrainingConfig"]
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """The window of one pyramid level.
+
+    Attributes:
+        name: ``"4"`` or ``"5"``.
+        kernel_size, dilation: of its `ConvSTN2d`; the paper's are 13 and 7, undilated.
+    """
+
+    name: str
+    kernel_size: int
+    dilation: int = 1
+
+
+PAPER_LEVELS = (LevelConfig("4", 13), LevelConfig("5", 7))
+"""The windows of the authors' code: both two thirds of the image."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that determines a network before training.
+
+    Attributes:
+        num_classes: C; 0 in an experiment, where the run fills in the data's.
+        backbone: a name of `BACKBONES`.
+        weights: where the backbone starts: ``"pretext"`` (the small one, trained on other birds),
+            ``"imagenet"`` (torchvision's weights), ``"none"`` (at random) or the path of a
+            ``.safetensors`` or ``.pth`` file.
+        levels: which pyramid levels vote, from the finest to the coarsest; methods without a
+            pyramid do without.
+        channels: width of the pyramid and of the CSTN.
+        localization_channels: hidden width of the localization networks.
+        frozen_stages: leading stages of the backbone that are not trained (2 = up to ``layer1``).
+        head: the method: ``"cstn"``; in its place ``"conv"`` an ordinary convolution (Table II) or
+            ``"deform"`` a deformable one; ``"stn"`` one transform of the image; ``"cam"``,
+            ``"has"``, ``"acol"``, ``"spg"`` and ``"adl"`` read score maps (`cstn_lib.baselines`).
+    """
+
+    num_classes: int = 0
+    backbone: str = "small"
+    weights: str = "pretext"
+    levels: tuple[LevelConfig, ...] = PAPER_LEVELS
+    channels: int = 64
+    localization_channels: int = 32
+    frozen_stages: int = 0
+    head: str = "cstn"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        warmup_epochs: of these, how many keep theta at the identity.
+        batch_size: images a step, over all processes together.
+        optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: the highest learning rate.
+        localization_lr: the localization networks' share of it.
+        weight_decay: of all parameters but the localization networks'.
+        schedule: ``"one-cycle"`` (up over the first tenth, down along a cosine) or ``"constant"``.
+        lambda_theta, alpha_scale: of Eq. 4, per example.
+        precision: ``"float32"`` or ``"bfloat16"``.
+    """
+
+    epochs: int = 8
+    warmup_epochs: int = 2
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float = 2e-3
+    localization_lr: float = 0.05
+    weight_decay: float = 1e-4
+    schedule: str = "one-cycle"
+    lambda_theta: float = 0.0
+    alpha_scale: float = 0.0
+    precision: str = "float32"
