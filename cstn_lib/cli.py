@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,10 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from cstn_lib.atomic import atomic_file
+from cstn_lib.bench import ratio_tables, run_benchmarks
 from cstn_lib.data import DATASETS, DataConfig, open_split
+from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
 from cstn_lib.metrics import choose_threshold, evaluate
@@ -169,6 +173,24 @@ def pretrain(
     run = store.run(make_experiment("pretext", "birds-cub", "quick", device=device))
     run.save_backbone(output)
     print(output)
+
+
+@app.command()
+def bench(
+    device: Device = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write all figures to this file")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="of measuring each row")] = 3.0,
+) -> None:
+    """Time the layer against a convolution and two other ways, and training with and without it."""
+    result = run_benchmarks(resolve_device(device), seconds=seconds)
+    for table in ratio_tables(result):
+        print(f"{table.to_string()}\n")
+    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}")
+    if json_file is not None:
+        with atomic_file(json_file) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 @data_app.command("make")

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from cstn_lib.config import LevelConfig, ModelConfig
-from cstn_lib.cstn import SAMPLERS
 from cstn_lib.geometry import Window, identity_theta, sampling_points
 from cstn_lib.pyramid import PyramidLocalizer
+from cstn_lib.samplers import convolve_points
 
 __all__ = ["DeformableConv2d", "DeformableLocalizer", "boxes_of_offsets", "moved_points"]
 
@@ -53,8 +52,8 @@ class DeformableConv2d(nn.Conv2d):
     Shape: (B, in_channels, H, W) -> features (B, out_channels, h, w) and offsets
     (B, 2 K^2, h, w) in cells, (y, x) tap by tap as `torchvision.ops.deform_conv2d` takes them.
 
-    That operator computes it on a GPU. On a CPU it took 3.9 s forward and backward for both levels
-    of a batch of 64 birds, where CSTN's sampler, which gives the same values, took 0.65 s.
+    That operator computes it on a GPU. On a CPU CSTN's compiled loops give the same values many
+    times faster (``benchmarks/``).
     """
 
     def __init__(
@@ -72,9 +71,9 @@ class DeformableConv2d(nn.Conv2d):
         offsets = self.offsets(x).float()
         if x.device.type == "cpu":
             points = moved_points(offsets, self.window, (x.shape[2], x.shape[3]))
-            samples = SAMPLERS["gather"](x, points)  # (B, h * w, K^2, in_channels)
-            kernel = self.weight.permute(0, 2, 3, 1).flatten(1)
-            features = F.linear(samples.flatten(2), kernel, self.bias)
+            kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, K^2 * in)
+            features = convolve_points(x, points, kernel)  # (B, h * w, out)
+            features = features + self.bias.to(features.dtype)
             return features.transpose(1, 2).unflatten(2, offsets.shape[2:]), offsets
         with torch.autocast(x.device.type, enabled=False):
             features = deform_conv2d(
