@@ -6,7 +6,7 @@ only place where hyper-parameters are written down; they were chosen on the val 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.data import DATASETS, DataConfig
@@ -14,7 +14,11 @@ from cstn_lib.engine import TrainingConfig, supports_bfloat16
 from cstn_lib.errors import InputError, unknown_name
 
 __all__ = [
+    "ALPHA_STUDY",
     "EXPERIMENTS",
+    "LAMBDA_STUDY",
+    "LEVEL_STUDY",
+    "STUDIES",
     "PROFILES",
     "Experiment",
     "Profile",
@@ -97,10 +101,22 @@ HEADS = {
 }
 """The head (`cstn_lib.config.ModelConfig`) of each method."""
 
-EXPERIMENTS = (*HEADS, "pretext")
+LEVEL_STUDY = {"cstn-level-4": "4", "cstn-level-5": "5"}
+"""Figure 6 and 8: the only level that votes."""
+
+LAMBDA_STUDY = {f"cstn-lambda-{v}": float(v) for v in ("0", "1e-5", "3e-5", "3e-4", "1e-3", "1e-2")}
+"""Table III: lambda per example, as in Eq. 4. ``cstn`` itself stands at `LAMBDA_THETA`."""
+
+ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "0.05", "5")}
+"""How widely alpha can vary; ``cstn`` itself stands at `ALPHA_SCALE`."""
+
+STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY)
+
+EXPERIMENTS = (*HEADS, *STUDIES, "pretext")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
 ``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
-images, augmentation and schedule. ``pretext``: the small backbone's pretraining."""
+images, augmentation and schedule. ``cstn-...``: ``cstn`` with one thing changed. ``pretext``: the
+small backbone's pretraining."""
 
 # default boxes of 0.42 and 0.67 of the image's side; photographs are filled more: 0.63 and 0.89
 BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 7))
@@ -143,19 +159,25 @@ def make_experiment(
     precision = "bfloat16" if supports_bfloat16(device) else "float32"
     if name == "pretext":
         return _pretext(size, precision, seed)
+    method = "cstn" if name in STUDIES else name
     if dataset == "tiny-imagenet":
         data = DataConfig(dataset, train=size.photos, val=size.photos, test=size.photos)
-        model = ModelConfig(weights="none", levels=PHOTO_LEVELS, head=HEADS[name])
+        model = ModelConfig(weights="none", levels=PHOTO_LEVELS, head=HEADS[method])
         epochs, warmup_epochs = size.photo_epochs, size.photo_warmup_epochs
     else:
         data = DataConfig(dataset, train=size.train, val=size.val, test=size.test)
-        model = ModelConfig(levels=BIRD_LEVELS, head=HEADS[name])
+        model = ModelConfig(levels=BIRD_LEVELS, head=HEADS[method])
         epochs, warmup_epochs = size.epochs, size.warmup_epochs
+    if name in LEVEL_STUDY:
+        voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
+        model = replace(model, levels=voting)
     training = TrainingConfig(
         epochs=epochs,
-        warmup_epochs=warmup_epochs if name in ("cstn", "stn", "deform") else 0,
-        lambda_theta=LAMBDA_THETA if name in ("cstn", "stn") else 0.0,
-        alpha_scale=ALPHA_SCALE if name in ("cstn", "plain", "deform") else 0.0,
+        warmup_epochs=warmup_epochs if method in ("cstn", "stn", "deform") else 0,
+        lambda_theta=LAMBDA_STUDY.get(name, LAMBDA_THETA if method in ("cstn", "stn") else 0.0),
+        alpha_scale=ALPHA_STUDY.get(
+            name, ALPHA_SCALE if method in ("cstn", "plain", "deform") else 0.0
+        ),
         precision=precision,
     )
     return Experiment(name, data, model, training, seed)

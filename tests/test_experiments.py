@@ -13,7 +13,15 @@ import torch
 
 from cstn_lib.data import DATASETS
 from cstn_lib.errors import InputError
-from cstn_lib.experiments import EXPERIMENTS, PROFILES, Experiment, make_experiment, profile_named
+from cstn_lib.experiments import (
+    EXPERIMENTS,
+    HEADS,
+    PROFILES,
+    STUDIES,
+    Experiment,
+    make_experiment,
+    profile_named,
+)
 from cstn_lib.localizer import LocalizerOutput
 from cstn_lib.models import build_model
 
@@ -62,7 +70,7 @@ def test_seed_changes_nothing_else():
     assert (one.seed, other.seed) == (0, 7)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "pretext"])
+@pytest.mark.parametrize("name", HEADS)
 def test_methods_differ_in_nothing_but_the_method(name):
     """What the method calls for, and no better images, backbone, schedule or rate."""
     for dataset in DATASETS:
@@ -71,6 +79,22 @@ def test_methods_differ_in_nothing_but_the_method(name):
         assert replace(theirs.model, head="cstn") == ours.model
         own = {"warmup_epochs": 1, "lambda_theta": 1, "alpha_scale": 1}
         assert replace(theirs.training, **own) == replace(ours.training, **own)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_changes_one_thing(name):
+    for dataset in DATASETS:
+        ours, theirs = (make(n, dataset, "quick") for n in ("cstn", name))
+        changed = [
+            ours.model.levels != theirs.model.levels,
+            ours.training.lambda_theta != theirs.training.lambda_theta,
+            ours.training.alpha_scale != theirs.training.alpha_scale,
+        ]
+        assert sum(changed) == 1
+        model = replace(theirs.model, levels=ours.model.levels)
+        weights = {n: getattr(ours.training, n) for n in ("lambda_theta", "alpha_scale")}
+        training = replace(theirs.training, **weights)
+        assert replace(theirs, name="cstn", model=model, training=training) == ours
 
 
 def test_the_papers_experiment_stays_the_same():
