@@ -43,7 +43,7 @@ __all__ = ["Run", "RunStore"]
 
 Content = TypeVar("Content")
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Part of every run's name; raised when a change of the code changes what a training gives."""
 
 
