@@ -7,8 +7,8 @@ reads four cells; the backward loop reads them again and spreads the gradient ov
 A map comes with channels last and with a rim of zeros around it that stands for everything outside:
 cell (y, x) of image b is ``cells[b, y + 1, x + 1]``. Points are clamped onto the rim.
 
-Each loop is compiled twice, serial and parallel. numba's threads do not survive a fork, so a
-process that has one thread to itself never starts them.
+Images are shared out to threads. numba's threads do not survive a fork, so a process that has one
+thread to itself never starts them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["sample", "spread"]
 
 # sums over channels may be reordered, which vectorising takes; NaN and infinity stay what they are
 FAST_MATH = {"contract", "reassoc", "nsz"}
+OPTIONS = {"fastmath": FAST_MATH, "error_model": "numpy", "cache": True}
 RIGHT = np.uint64(1)  # an unsigned index is never checked for being negative
 
 
@@ -46,7 +47,8 @@ def sample(
         values: (B, L, T, C), overwritten.
         threads: how many to use.
     """
-    _run(_SAMPLE, threads, _rows(cells), theta, centres, taps, *_size(cells), values)
+    arrays = _rows(cells), theta, centres, taps, *_size(cells), values
+    _run(_sample_images, _sample_image, len(cells), threads, *arrays)
 
 
 def spread(
@@ -67,7 +69,7 @@ def spread(
         of_theta: like `theta`, overwritten.
     """
     arrays = theta, centres, taps, *_size(cells), gradient, _rows(of_cells), of_theta
-    _run(_SPREAD, threads, _rows(cells), *arrays)
+    _run(_spread_images, _spread_image, len(cells), threads, _rows(cells), *arrays)
 
 
 def _rows(cells: np.ndarray) -> np.ndarray:
@@ -78,7 +80,7 @@ def _size(cells: np.ndarray) -> tuple[int, int]:
     return cells.shape[1] - 2, cells.shape[2] - 2
 
 
-@numba.njit(error_model="numpy")
+@numba.njit(**OPTIONS)
 def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
     """The first of the two cells around a coordinate, and the share of the second."""
     inside = min(max(coordinate, -type(last)(1)), last) + type(last)(1)
@@ -87,12 +89,11 @@ def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
     return cell, inside - type(last)(cell)
 
 
-def _sample(rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
-    locations = theta.shape[1]
+@numba.njit(**OPTIONS)
+def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
     # all in the map's own type: numba makes float64 of an integer times a float32
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
-    for place in prange(theta.shape[0] * locations):
-        b, at = divmod(place, locations)
+    for at in range(theta.shape[1]):
         a = theta[b, at]
         for t in range(taps.shape[0]):
             u, v, w = taps[t]
@@ -109,66 +110,72 @@ def _sample(rows, theta, centres, taps, height, width, values):  # type: ignore[
                 ) + lower_part * (left_part * rows[lower, c] + right_part * rows[lower + RIGHT, c])
 
 
-def _spread(rows, theta, centres, taps, height, width, gradient, of_rows, of_theta):  # type: ignore[no-untyped-def]
+@numba.njit(**OPTIONS)
+def _spread_image(b, rows, theta, centres, taps, height, width, gradient, of_rows, of_theta):  # type: ignore[no-untyped-def]
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
-    for b in prange(theta.shape[0]):  # locations of an image share cells: one thread adds them up
-        for at in range(theta.shape[1]):
-            a, of_a = theta[b, at], of_theta[b, at]
-            of_a[:] = 0
-            for t in range(taps.shape[0]):
-                u, v, w = taps[t]
-                x = centres[at, 0] + a[0] * u + a[1] * v + a[2] * w
-                y = centres[at, 1] + a[3] * u + a[4] * v + a[5] * w
-                left, right_part = _neighbours(x, last_x)
-                top, lower_part = _neighbours(y, last_y)
-                left_part, upper_part = one - right_part, one - lower_part
-                upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
-                lower = upper + np.uint64(width + 2)
-                # the gradient's product with each of the four cells
-                nw = ne = sw = se = rows.dtype.type(0)
-                for c in range(rows.shape[1]):
-                    g = gradient[b, at, t, c]
-                    nw += g * rows[upper, c]
-                    ne += g * rows[upper + RIGHT, c]
-                    sw += g * rows[lower, c]
-                    se += g * rows[lower + RIGHT, c]
-                # a clamped coordinate no longer moves the point; NaN is passed on
-                of_x = rows.dtype.type(0)
-                if not (x < -one or x > last_x):
-                    of_x = upper_part * (ne - nw) + lower_part * (se - sw)
-                of_y = rows.dtype.type(0)
-                if not (y < -one or y > last_y):
-                    of_y = left_part * (sw - nw) + right_part * (se - ne)
-                of_a[0] += of_x * u
-                of_a[1] += of_x * v
-                of_a[2] += of_x * w
-                of_a[3] += of_y * u
-                of_a[4] += of_y * v
-                of_a[5] += of_y * w
-                for c in range(rows.shape[1]):
-                    g = upper_part * gradient[b, at, t, c]
-                    of_rows[upper, c] += left_part * g
-                    of_rows[upper + RIGHT, c] += right_part * g
-                for c in range(rows.shape[1]):
-                    g = lower_part * gradient[b, at, t, c]
-                    of_rows[lower, c] += left_part * g
-                    of_rows[lower + RIGHT, c] += right_part * g
+    for at in range(theta.shape[1]):
+        a, of_a = theta[b, at], of_theta[b, at]
+        of_a[:] = 0
+        for t in range(taps.shape[0]):
+            u, v, w = taps[t]
+            x = centres[at, 0] + a[0] * u + a[1] * v + a[2] * w
+            y = centres[at, 1] + a[3] * u + a[4] * v + a[5] * w
+            left, right_part = _neighbours(x, last_x)
+            top, lower_part = _neighbours(y, last_y)
+            left_part, upper_part = one - right_part, one - lower_part
+            upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
+            lower = upper + np.uint64(width + 2)
+            # the gradient's product with each of the four cells
+            nw = ne = sw = se = rows.dtype.type(0)
+            for c in range(rows.shape[1]):
+                g = gradient[b, at, t, c]
+                nw += g * rows[upper, c]
+                ne += g * rows[upper + RIGHT, c]
+                sw += g * rows[lower, c]
+                se += g * rows[lower + RIGHT, c]
+            # a clamped coordinate no longer moves the point; NaN is passed on
+            of_x = of_y = rows.dtype.type(0)
+            if not (x < -one or x > last_x):
+                of_x = upper_part * (ne - nw) + lower_part * (se - sw)
+            if not (y < -one or y > last_y):
+                of_y = left_part * (sw - nw) + right_part * (se - ne)
+            of_a[0] += of_x * u
+            of_a[1] += of_x * v
+            of_a[2] += of_x * w
+            of_a[3] += of_y * u
+            of_a[4] += of_y * v
+            of_a[5] += of_y * w
+            for c in range(rows.shape[1]):
+                g = upper_part * gradient[b, at, t, c]
+                of_rows[upper, c] += left_part * g
+                of_rows[upper + RIGHT, c] += right_part * g
+            for c in range(rows.shape[1]):
+                g = lower_part * gradient[b, at, t, c]
+                of_rows[lower, c] += left_part * g
+                of_rows[lower + RIGHT, c] += right_part * g
 
 
-def _compiled(loop: Callable) -> dict[bool, Callable]:
-    return {
-        parallel: numba.njit(
-            fastmath=FAST_MATH, parallel=parallel, error_model="numpy", cache=True
-        )(loop)
-        for parallel in (False, True)
-    }
+# a parallel loop calls the functions above instead of holding their code, of which numba would make
+# something half as fast
 
 
-_SAMPLE, _SPREAD = _compiled(_sample), _compiled(_spread)
+@numba.njit(parallel=True, **OPTIONS)
+def _sample_images(rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
+    for b in prange(theta.shape[0]):
+        _sample_image(b, rows, theta, centres, taps, height, width, values)
 
 
-def _run(loop: dict[bool, Callable], threads: int, *arguments: object) -> None:
-    threads = min(threads, numba.config.NUMBA_NUM_THREADS)
+@numba.njit(parallel=True, **OPTIONS)
+def _spread_images(rows, theta, centres, taps, height, width, gradient, of_rows, of_theta):  # type: ignore[no-untyped-def]
+    for b in prange(theta.shape[0]):  # an image's locations share cells: one thread adds them up
+        _spread_image(b, rows, theta, centres, taps, height, width, gradient, of_rows, of_theta)
+
+
+def _run(images: Callable, image: Callable, count: int, threads: int, *arguments: object) -> None:
+    threads = min(threads, count, numba.config.NUMBA_NUM_THREADS)
     if threads > 1:
         numba.set_num_threads(threads)
-    loop[threads > 1](*arguments)
+        images(*arguments)
+    else:
+        for b in range(count):
+            image(b, *arguments)
