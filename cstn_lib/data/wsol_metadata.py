@@ -1,0 +1,398 @@
+"""Splits and boxes of the published evaluation protocol of weakly supervised localization.
+
+Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right" (2020), published
+lists for CUB, ILSVRC and OpenImages, each with ``train``, ``val`` (images of its own, CUBV2 and
+ImageNetV2 for the first two, whose boxes may be used to choose hyper-parameters) and ``test``:
+
+    metadata/CUB/SPLIT/image_ids.txt       path below dataset/CUB
+    metadata/CUB/SPLIT/class_labels.txt    path, label from 0
+    metadata/CUB/SPLIT/image_sizes.txt     path, width, height
+    metadata/CUB/SPLIT/localization.txt    path, x0, y0, x1, y1; pixels, a line a box
+    dataset/CUB/...                        the images
+
+and likewise for ILSVRC and OpenImages, whose localization is a mask: path, path of the mask, path
+of what to ignore. The box of a mask is its hull.
+
+The lists tell everything about the boxes without a single image: `read_wsol_metadata`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cstn_lib.data.boxes import clip, unit_boxes
+from cstn_lib.data.faults import Faults, quoted
+from cstn_lib.data.photos import in_parallel
+from cstn_lib.data.reading import SPLITS, PhotoList, PixelBoxes, Published, Reader, unit_photo_list
+from cstn_lib.data.rows import box_numbers, is_safe, keyed_rows, rows
+from cstn_lib.data.sources import FolderSource
+from cstn_lib.errors import InputError, first_line, unknown_name
+
+__all__ = [
+    "WSOL_DATASETS",
+    "WSOLCub",
+    "WSOLIlsvrc",
+    "WSOLMetadata",
+    "WSOLOpenImages",
+    "read_wsol_metadata",
+]
+
+WSOL_DATASETS = {"CUB": 200, "ILSVRC": 1000, "OpenImages": 100}
+"""Folders of the layout, and how many classes each data set has."""
+
+
+@dataclass(frozen=True)
+class WSOLMetadata:
+    """What the lists say about a split.
+
+    Attributes:
+        dataset: of `WSOL_DATASETS`.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        image_ids: N paths below the folder of the images.
+        labels: (N,) int64.
+        sizes: (N, 2) int64, width and height in pixels; 0 where the lists do not say.
+        boxes: (M, 4) float32 ``xyxy`` in [0, 1], in the order of the images.
+        box_offsets: (N + 1,) int64; the boxes of image i are rows box_offsets[i]:box_offsets[i +
+            1], as in `cstn_lib.metrics.BoxList`.
+    """
+
+    dataset: str
+    split: str
+    image_ids: tuple[str, ...]
+    labels: np.ndarray
+    sizes: np.ndarray
+    boxes: np.ndarray
+    box_offsets: np.ndarray
+
+
+def read_wsol_metadata(
+    root: Path | str, dataset: str, split: str, faults: Faults | None = None
+) -> WSOLMetadata:
+    """The boxes, sizes and labels of a split; no image is needed.
+
+    Args:
+        root: the folder with ``metadata``, or with the data set's folder itself.
+        dataset: of `WSOL_DATASETS`; of OpenImages, whose boxes are in its masks, labels only.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        faults: what to do with them; by default the first one is raised.
+
+    Raises:
+        InputError: the lists are not there, or not as expected.
+    """
+    lists = _Lists(Path(root).expanduser(), dataset)
+    return lists.metadata(split, faults or Faults())
+
+
+class _Lists:
+    """The text files of one data set."""
+
+    def __init__(self, root: Path, dataset: str) -> None:
+        if dataset not in WSOL_DATASETS:
+            raise unknown_name("WSOL data set", dataset, WSOL_DATASETS)
+        folders = [
+            folder for folder in (f"metadata/{dataset}", dataset) if (root / folder).is_dir()
+        ]
+        if not folders:
+            raise InputError(
+                f"{root}: no WSOL metadata of {dataset}, expected metadata/{dataset} or {dataset} "
+                "in it"
+            )
+        self.dataset = dataset
+        self.source = FolderSource(root)
+        self.folder = folders[0]
+
+    def file(self, split: str, name: str) -> str:
+        return f"{self.folder}/{split}/{name}.txt"
+
+    def metadata(self, split: str, faults: Faults) -> WSOLMetadata:
+        row_of, labels, sizes = self.images(split, faults)
+        if self.dataset == "OpenImages":
+            none = np.empty((0, 4), np.float32), np.zeros(len(row_of) + 1, np.int64)
+            return WSOLMetadata(self.dataset, split, tuple(row_of), labels, sizes, *none)
+        given = self.boxes(split, row_of, faults)
+        order = np.argsort(given.owners, kind="stable")
+        owners = given.owners[order]
+        for row in np.unique(owners[~sizes[owners].all(axis=1)]):
+            faults.fault(
+                "not annotated",
+                f"{self.source.where(self.file(split, 'image_sizes'))}: no line of image "
+                f"{quoted(list(row_of)[row])}, expected one for each image with a box",
+            )
+        known = sizes[owners].all(axis=1)
+        order, owners = order[known], owners[known]
+        boxes, outside, empty = clip(unit_boxes(given.pixels[order], sizes[owners]))
+        for box in np.flatnonzero(empty):
+            faults.fault(
+                "box without area",
+                f"{given.where(order[box])}: covers nothing of its image, expected x0 < x1 and "
+                "y0 < y1",
+            )
+        if outside.any():
+            first = given.where(order[np.flatnonzero(outside)[0]])
+            faults.oddity("box partly outside, clipped", first, int(outside.sum()))
+        counts = np.bincount(owners[~empty], minlength=len(row_of))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        boxes = boxes[~empty].astype(np.float32)
+        return WSOLMetadata(self.dataset, split, tuple(row_of), labels, sizes, boxes, offsets)
+
+    def images(self, split: str, faults: Faults) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
+        """The row of each image, (N,) labels, and (N, 2) sizes, 0 where not known."""
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        ids = self._keyed(split, "image_ids", ("path",), faults)
+        label_of = self._keyed(split, "class_labels", ("path", "label"), faults)
+        classes = WSOL_DATASETS[self.dataset]
+        row_of: dict[str, int] = {}
+        labels: list[int] = []
+        for image, (line, _) in ids.items():
+            if not is_safe(image):
+                here = self.source.where(self.file(split, "image_ids"), line)
+                faults.fault(
+                    "unreadable line", f"{here}: {quoted(image)}, expected a path below dataset"
+                )
+                continue
+            line, values = label_of.get(image, (0, [""]))
+            here = self.source.where(self.file(split, "class_labels"), line)
+            if not line:
+                faults.fault(
+                    "not annotated",
+                    f"{here}: no line of image {quoted(image)}, expected one for each image of "
+                    "image_ids.txt",
+                )
+                continue
+            label = int(values[0]) if re.fullmatch("[0-9]{1,6}", values[0]) else -1
+            if not 0 <= label < classes:
+                faults.fault(
+                    "unknown label",
+                    f"{here}: label {quoted(values[0])}, expected 0 to {classes - 1}",
+                )
+                continue
+            row_of[image] = len(labels)
+            labels.append(label)
+        sizes = np.zeros((len(labels), 2), dtype=np.int64)
+        if self.source.has(self.file(split, "image_sizes")):
+            columns = ("path", "width", "height")
+            for image, (line, values) in self._keyed(split, "image_sizes", columns, faults).items():
+                if image not in row_of:
+                    continue
+                if not all(re.fullmatch("[1-9][0-9]{0,8}", value) for value in values):
+                    here = self.source.where(self.file(split, "image_sizes"), line)
+                    shown = quoted(",".join(values))
+                    faults.fault("unreadable line", f"{here}: {shown}, expected width and height")
+                    continue
+                sizes[row_of[image]] = int(values[0]), int(values[1])
+        return row_of, np.array(labels, dtype=np.int64), sizes
+
+    def boxes(self, split: str, row_of: dict[str, int], faults: Faults) -> PixelBoxes:
+        """The boxes in pixels; none where the split, as train may, has no localization."""
+        owners: list[int] = []
+        pixels: list[list[float]] = []
+        lines: list[int] = []
+        file = self.file(split, "localization")
+        for line, image, values in self._localization(
+            split, ("path", "x0", "y0", "x1", "y1"), row_of, faults
+        ):
+            box = box_numbers(self.source.where(file, line), values, faults)
+            if box is not None:
+                owners.append(row_of[image])
+                pixels.append(box)
+                lines.append(line)
+        return PixelBoxes(
+            np.array(owners, dtype=np.int64),
+            np.array(pixels, dtype=np.float64).reshape(-1, 4),
+            lambda box: self.source.where(file, lines[box]),
+        )
+
+    def mask_boxes(
+        self, split: str, row_of: dict[str, int], faults: Faults
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) rows and (M, 4) boxes in [0, 1] of the masks of OpenImages."""
+        masks = [
+            (row_of[image], f"dataset/{self.dataset}/{values[0]}")
+            for _, image, values in self._localization(
+                split, ("path", "mask", "ignored"), row_of, faults
+            )
+        ]
+
+        def hull(item: tuple[int, str]) -> tuple[float, float, float, float] | InputError:
+            try:
+                return _mask_box(self.source, item[1])
+            except InputError as error:
+                return error
+
+        owners, boxes = [], []
+        title = f"masks of {self.dataset} {split}"
+        for (row, _), found in zip(masks, in_parallel(hull, masks, title), strict=True):
+            if isinstance(found, InputError):
+                faults.fault("unreadable mask", str(found))
+            else:
+                owners.append(row)
+                boxes.append(found)
+        return np.array(owners, np.int64), np.array(boxes, np.float64).reshape(-1, 4)
+
+    def _localization(
+        self, split: str, columns: Sequence[str], row_of: dict[str, int], faults: Faults
+    ) -> Iterator[tuple[int, str, list[str]]]:
+        file = self.file(split, "localization")
+        if split == "train" and not self.source.has(file):
+            return
+        found = set()
+        for line, (image, *values) in rows(
+            self.source, file, columns, separator=",", part_of=self._what, faults=faults
+        ):
+            if image in row_of:
+                found.add(image)
+                yield line, image, values
+            else:
+                here = self.source.where(file, line)
+                faults.fault(
+                    "unknown image", f"{here}: {quoted(image)}, expected one of image_ids.txt"
+                )
+        if split != "train":
+            for image in row_of.keys() - found:
+                faults.fault(
+                    "not annotated",
+                    f"{self.source.where(file)}: no line of image {quoted(image)}, expected one "
+                    "for each image of image_ids.txt",
+                )
+
+    def _keyed(
+        self, split: str, name: str, columns: Sequence[str], faults: Faults
+    ) -> dict[str, tuple[int, list[str]]]:
+        return keyed_rows(
+            self.source,
+            self.file(split, name),
+            columns,
+            separator=",",
+            part_of=self._what,
+            faults=faults,
+        )
+
+    @property
+    def _what(self) -> str:
+        return f"the WSOL metadata of {self.dataset}"
+
+
+def _mask_box(source: FolderSource, file: str) -> tuple[float, float, float, float]:
+    """The hull of a mask's bright pixels, in [0, 1] of it."""
+    data = io.BytesIO(source.read(file))
+    try:
+        with Image.open(data, formats=("PNG",)) as image:
+            bright = np.asarray(image.convert("L")) > 127
+    except Exception as error:  # as in `cstn_lib.data.photos`
+        raise InputError(
+            f"{source.where(file)}: damaged, expected a whole PNG mask ({first_line(error)})"
+        ) from error
+    height, width = bright.shape
+    rows_of_it, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    if not len(columns):
+        raise InputError(f"{source.where(file)}: nothing but background, expected a mask")
+    return (
+        columns[0] / width,
+        rows_of_it[0] / height,
+        (columns[-1] + 1) / width,
+        (rows_of_it[-1] + 1) / height,
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# With the images
+# ---------------------------------------------------------------------------------------------
+
+
+class _WSOL(Reader):
+    """``metadata`` and ``dataset`` side by side, as the published code has them."""
+
+    dataset: str
+
+    def __init__(self, root: Path) -> None:
+        self.lists = _Lists(root, self.dataset)
+        self.source = self.lists.source
+
+    @classmethod
+    @contextmanager
+    def open(cls, root: Path) -> Iterator[_WSOL]:
+        if not os.path.isdir(root):
+            raise InputError(f"{root}: missing or no folder, expected metadata and dataset in it")
+        yield cls(root)
+
+    @property
+    def has_photos(self) -> bool:
+        return (self.source.top / "dataset" / self.dataset).is_dir()
+
+    def identity(self, split: str) -> object:
+        names = ("image_ids", "class_labels", "image_sizes", "localization")
+        files = [self.lists.file(split, name) for name in names]
+        lists = [(file, self.source.checksum(file)) for file in files if self.source.has(file)]
+        return [str(self.source.top.resolve()), lists]
+
+    def photos(self, split: str, faults: Faults) -> PhotoList:
+        if not self.has_photos:
+            raise InputError(
+                f"{self.source.top / 'dataset' / self.dataset}: missing, expected the images of "
+                f"{self.dataset} there"
+            )
+        row_of, labels, sizes = self.lists.images(split, faults)
+        files = [f"dataset/{self.dataset}/{image}" for image in row_of]
+        names = self._class_names(list(row_of), labels)
+        title = f"sizes of {self.name} {split}"
+        if self.dataset != "OpenImages" and split != "train":
+            given = self.lists.boxes(split, row_of, faults)
+            return unit_photo_list(
+                self.source, files, labels, names, given, faults, title=title, sizes=sizes
+            )
+        # of train, learning sees the labels alone: no reason to look into a million files
+        owners, boxes = np.empty(0, np.int64), np.empty((0, 4))
+        if split != "train":
+            owners, boxes = self.lists.mask_boxes(split, row_of, faults)
+        counts = np.bincount(owners, minlength=len(files))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        boxes = boxes[np.argsort(owners, kind="stable")]
+        photos = PhotoList(self.source, files, labels, boxes, offsets, names)
+        there = np.array(list(in_parallel(self.source.has, files)), dtype=bool)
+        for row in np.flatnonzero(~there):
+            faults.fault("missing image", f"{self.source.where(files[row])}: missing")
+        return photos if there.all() else photos.take(np.flatnonzero(there))
+
+    def _class_names(self, images: list[str], labels: np.ndarray) -> list[str]:
+        """The folder of a class's images where it is one for all of them, else its number."""
+        folders: dict[int, set[str]] = {}
+        for image, label in zip(images, labels.tolist(), strict=True):
+            folders.setdefault(label, set()).add(Path(image).parent.name)
+        names = {label: found.pop() for label, found in folders.items() if len(found) == 1}
+        if len(set(names.values())) < len(names):
+            names = {}
+        return [names.get(label, str(label)) for label in range(WSOL_DATASETS[self.dataset])]
+
+
+class WSOLCub(_WSOL):
+    """CUB-200-2011 with CUBV2 as its val split."""
+
+    name = "wsol-cub"
+    dataset = "CUB"
+    published = Published(classes=200, train=5994, test=5794, val=1000)
+
+
+class WSOLIlsvrc(_WSOL):
+    """ILSVRC 2012 with ImageNetV2 as its val split."""
+
+    name = "wsol-ilsvrc"
+    dataset = "ILSVRC"
+    published = Published(classes=1000, train=1_281_167, test=50000, val=10000)
+
+
+class WSOLOpenImages(_WSOL):
+    """OpenImages30k."""
+
+    name = "wsol-openimages"
+    dataset = "OpenImages"
+    published = Published(classes=100, train=29819, test=5000, val=2500)
