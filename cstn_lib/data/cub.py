@@ -114,7 +114,7 @@ class CUB(Reader):
             label = self._label(path, class_of[image], classes, numbers, faults)
             part = self._part(part_of[image], faults)
             line, values = box_of[image]
-            box = box_numbers(source.where("bounding_boxes.txt", line), values, faults)
+            box = box_numbers(source, "bounding_boxes.txt", line, values, faults)
             if label is None or part is None or box is None:
                 continue
             if (part == "test") == (split == "test"):

@@ -105,7 +105,7 @@ class Folder(Reader):
                         f"{here}: {quoted(image)}, expected a path from train, val or test",
                     )
                 continue
-            box = box_numbers(here, values[1:], faults)
+            box = box_numbers(self.source, _TABLE, number, values[1:], faults)
             if image not in row_of:
                 expected = self.source.where(image)
                 faults.fault("missing image", f"{here}: no such image, expected {expected}")

@@ -84,6 +84,9 @@ class ILSVRC(Reader):
             [(place, path.stat().st_mtime_ns) for place, path in found if path.exists()],
         ]
 
+    def lasting_name(self, file: str) -> str:
+        return file.rpartition("/")[2]
+
     def photos(self, split: str, faults: Faults) -> PhotoList:
         return self._test(faults) if split == "test" else self._train_or_val(split, faults)
 
@@ -100,8 +103,7 @@ class ILSVRC(Reader):
             files += [f"{base}/{wnid}/{name}" for name in names]
             labels += [label] * len(names)
         found = np.array(labels, dtype=np.int64)
-        # by the name inside the folder, which both layouts share
-        short = [file.rpartition("/")[2] for file in files]
+        short = [self.lasting_name(file) for file in files]
         rows = train_or_val(
             split, short, found, lambda row: self.source.where(files[row]), HELD_BACK
         )
@@ -260,14 +262,15 @@ class ILSVRC(Reader):
             elif image in found:
                 faults.fault("listed twice", f"{here}: image {quoted(image)} again, expected once")
             else:
-                found[image] = self._tokens(here, tokens, faults)
+                found[image] = self._tokens(file, number, tokens, faults)
         return found
 
-    def _tokens(self, here: str, tokens: Sequence[str], faults: Faults) -> list[_Box]:
+    def _tokens(self, file: str, number: int, tokens: Sequence[str], faults: Faults) -> list[_Box]:
+        here = self.source.where(file, number)
         boxes = []
         for start in range(0, len(tokens), 5):
             wnid, *values = tokens[start : start + 5]
-            pixels = box_numbers(here, values, faults)
+            pixels = box_numbers(self.source, file, number, values, faults)
             if wnid != tokens[0]:
                 faults.fault(
                     "unknown label", f"{here}: class {quoted(wnid)} beside {quoted(tokens[0])}"
@@ -306,7 +309,7 @@ class ILSVRC(Reader):
             boxes = []
             for item in root.iter("object"):
                 ends = [item.findtext(f"bndbox/{end}", "") for end in _ENDS]
-                pixels = box_numbers(self.source.where(file), ends, Faults())
+                pixels = box_numbers(self.source, file, None, ends, Faults())
                 boxes.append(_Box(item.findtext("name", ""), pixels, self.source.where(file)))
         except InputError as error:
             return error

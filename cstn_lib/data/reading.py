@@ -133,6 +133,10 @@ class Reader(ABC):
     def identity(self, split: str) -> object:
         """Names and numbers, for JSON, that change with the split; reads no photo."""
 
+    def lasting_name(self, file: str) -> str:
+        """What the order of the photos follows from: the same in every layout of the data set."""
+        return file
+
     @abstractmethod
     def photos(self, split: str, faults: Faults) -> PhotoList:
         """The photos of a split, in any order; what is wrong with them goes to `faults`.
@@ -189,7 +193,8 @@ def open_photos(
         if not len(photos):
             raise InputError(f"{root}: no photo of split {split!r}, expected some")
         faults.warn()
-        photos = photos.take(in_turns(photos.files, photos.labels)[:limit])
+        names = [opened.lasting_name(file) for file in photos.files]
+        photos = photos.take(in_turns(names, photos.labels)[:limit])
         return _write(reader.name, split, photos, image_size, folder)
 
 

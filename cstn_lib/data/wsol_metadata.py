@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from cstn_lib.data.boxes import clip, unit_boxes
 from cstn_lib.data.faults import Faults, quoted
 from cstn_lib.data.photos import in_parallel
 from cstn_lib.data.reading import SPLITS, PhotoList, PixelBoxes, Published, Reader, unit_photo_list
-from cstn_lib.data.rows import box_numbers, is_safe, keyed_rows, rows
+from cstn_lib.data.rows import box_numbers, columns_of, first_rows, is_safe
 from cstn_lib.data.sources import FolderSource
 from cstn_lib.errors import InputError, first_line, unknown_name
 
@@ -148,79 +147,98 @@ class _Lists:
         """The row of each image, (N,) labels, and (N, 2) sizes, 0 where not known."""
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
-        ids = self._keyed(split, "image_ids", ("path",), faults)
-        label_of = self._keyed(split, "class_labels", ("path", "label"), faults)
-        classes = WSOL_DATASETS[self.dataset]
+        numbers, (ids,) = self._columns(split, "image_ids", ("path",), faults)
+        given = first_rows(self.source, self.file(split, "image_ids"), numbers, ids, faults)
+        label_of = self._labels(split, faults)
         row_of: dict[str, int] = {}
         labels: list[int] = []
-        for image, (line, _) in ids.items():
+        for image, row in given.items():
+            label = label_of.get(image)
             if not is_safe(image):
-                here = self.source.where(self.file(split, "image_ids"), line)
+                here = self.source.where(self.file(split, "image_ids"), numbers[row])
                 faults.fault(
                     "unreadable line", f"{here}: {quoted(image)}, expected a path below dataset"
                 )
-                continue
-            line, values = label_of.get(image, (0, [""]))
-            here = self.source.where(self.file(split, "class_labels"), line)
-            if not line:
+            elif label is None:
+                here = self.source.where(self.file(split, "class_labels"))
                 faults.fault(
                     "not annotated",
                     f"{here}: no line of image {quoted(image)}, expected one for each image of "
                     "image_ids.txt",
                 )
-                continue
-            label = int(values[0]) if re.fullmatch("[0-9]{1,6}", values[0]) else -1
-            if not 0 <= label < classes:
+            elif label >= 0:
+                row_of[image] = len(labels)
+                labels.append(label)
+        return row_of, np.array(labels, dtype=np.int64), self._sizes(split, row_of, faults)
+
+    def _labels(self, split: str, faults: Faults) -> dict[str, int]:
+        """The label of each image; -1 where it is out of range."""
+        file = self.file(split, "class_labels")
+        numbers, (images, texts) = self._columns(split, "class_labels", ("path", "label"), faults)
+        given = first_rows(self.source, file, numbers, images, faults)
+        classes = WSOL_DATASETS[self.dataset]
+        known = {str(label): label for label in range(classes)}
+        labels = {}
+        for image, row in given.items():
+            labels[image] = known.get(texts[row], -1)
+            if labels[image] < 0:
                 faults.fault(
                     "unknown label",
-                    f"{here}: label {quoted(values[0])}, expected 0 to {classes - 1}",
+                    f"{self.source.where(file, numbers[row])}: label {quoted(texts[row])}, "
+                    f"expected 0 to {classes - 1}",
                 )
-                continue
-            row_of[image] = len(labels)
-            labels.append(label)
-        sizes = np.zeros((len(labels), 2), dtype=np.int64)
-        if self.source.has(self.file(split, "image_sizes")):
-            columns = ("path", "width", "height")
-            for image, (line, values) in self._keyed(split, "image_sizes", columns, faults).items():
-                if image not in row_of:
-                    continue
-                if not all(re.fullmatch("[1-9][0-9]{0,8}", value) for value in values):
-                    here = self.source.where(self.file(split, "image_sizes"), line)
-                    shown = quoted(",".join(values))
-                    faults.fault("unreadable line", f"{here}: {shown}, expected width and height")
-                    continue
-                sizes[row_of[image]] = int(values[0]), int(values[1])
-        return row_of, np.array(labels, dtype=np.int64), sizes
+        return labels
+
+    def _sizes(self, split: str, row_of: dict[str, int], faults: Faults) -> np.ndarray:
+        """(N, 2) width and height; 0 where the lists do not say."""
+        sizes = np.zeros((len(row_of), 2), dtype=np.int64)
+        file = self.file(split, "image_sizes")
+        if not self.source.has(file):
+            return sizes
+        numbers, columns = self._columns(split, "image_sizes", ("path", "width", "height"), faults)
+        for row, (image, *size) in enumerate(zip(*columns, strict=True)):
+            if not all(text.isdecimal() and len(text) < 10 and int(text) for text in size):
+                faults.fault(
+                    "unreadable line",
+                    f"{self.source.where(file, numbers[row])}: {quoted(','.join(size))}, expected "
+                    "width and height",
+                )
+            elif image in row_of:
+                sizes[row_of[image]] = int(size[0]), int(size[1])
+        return sizes
 
     def boxes(self, split: str, row_of: dict[str, int], faults: Faults) -> PixelBoxes:
         """The boxes in pixels; none where the split, as train may, has no localization."""
-        owners: list[int] = []
-        pixels: list[list[float]] = []
-        lines: list[int] = []
+        columns = ("path", "x0", "y0", "x1", "y1")
+        lines, images, values = self._localization(split, columns, row_of, faults)
         file = self.file(split, "localization")
-        for line, image, values in self._localization(
-            split, ("path", "x0", "y0", "x1", "y1"), row_of, faults
-        ):
-            box = box_numbers(self.source.where(file, line), values, faults)
-            if box is not None:
-                owners.append(row_of[image])
-                pixels.append(box)
-                lines.append(line)
+        try:
+            pixels = np.array(values, dtype=np.float64).reshape(4, -1).T
+            good = np.isfinite(pixels).all(axis=1)
+        except ValueError:
+            good = np.zeros(len(lines), dtype=bool)
+        if not good.all():
+            found = [
+                box_numbers(self.source, file, line, texts, faults)
+                for line, *texts in zip(lines, *values, strict=True)
+            ]
+            good = np.array([box is not None for box in found])
+            pixels = np.array([box or [0.0] * 4 for box in found])
+        owners = np.array([row_of[image] for image in images], dtype=np.int64)
+        kept = np.flatnonzero(good)
         return PixelBoxes(
-            np.array(owners, dtype=np.int64),
-            np.array(pixels, dtype=np.float64).reshape(-1, 4),
-            lambda box: self.source.where(file, lines[box]),
+            owners[kept], pixels[kept], lambda box: self.source.where(file, lines[kept[box]])
         )
 
     def mask_boxes(
         self, split: str, row_of: dict[str, int], faults: Faults
     ) -> tuple[np.ndarray, np.ndarray]:
         """(M,) rows and (M, 4) boxes in [0, 1] of the masks of OpenImages."""
+        columns = ("path", "mask", "ignored")
+        _, images, (files, _) = self._localization(split, columns, row_of, faults)
         masks = [
-            (row_of[image], f"dataset/{self.dataset}/{values[0]}")
-            for _, image, values in self._localization(
-                split, ("path", "mask", "ignored"), row_of, faults
-            )
+            (row_of[image], f"dataset/{self.dataset}/{file}")
+            for image, file in zip(images, files, strict=True)
         ]
 
         def hull(item: tuple[int, str]) -> tuple[float, float, float, float] | InputError:
@@ -241,40 +259,36 @@ class _Lists:
 
     def _localization(
         self, split: str, columns: Sequence[str], row_of: dict[str, int], faults: Faults
-    ) -> Iterator[tuple[int, str, list[str]]]:
+    ) -> tuple[list[int], list[str], list[list[str]]]:
+        """Line numbers, images, and the further columns of the lines of known images."""
         file = self.file(split, "localization")
         if split == "train" and not self.source.has(file):
-            return
-        found = set()
-        for line, (image, *values) in rows(
-            self.source, file, columns, separator=",", part_of=self._what, faults=faults
-        ):
-            if image in row_of:
-                found.add(image)
-                yield line, image, values
-            else:
-                here = self.source.where(file, line)
-                faults.fault(
-                    "unknown image", f"{here}: {quoted(image)}, expected one of image_ids.txt"
-                )
-        if split != "train":
-            for image in row_of.keys() - found:
-                faults.fault(
-                    "not annotated",
-                    f"{self.source.where(file)}: no line of image {quoted(image)}, expected one "
-                    "for each image of image_ids.txt",
-                )
+            return [], [], [[] for _ in columns[1:]]
+        numbers, (images, *values) = self._columns(split, "localization", columns, faults)
+        kept = [row for row, image in enumerate(images) if image in row_of]
+        for row in sorted(set(range(len(images))) - set(kept)) if len(kept) < len(images) else ():
+            here = self.source.where(file, numbers[row])
+            faults.fault(
+                "unknown image", f"{here}: {quoted(images[row])}, expected one of image_ids.txt"
+            )
+        for image in sorted(row_of.keys() - set(images)) if split != "train" else ():
+            faults.fault(
+                "not annotated",
+                f"{self.source.where(file)}: no line of image {quoted(image)}, expected one for "
+                "each image of image_ids.txt",
+            )
+        if len(kept) < len(images):
+            numbers, images, *values = (
+                [column[row] for row in kept] for column in (numbers, images, *values)
+            )
+        return list(numbers), images, values
 
-    def _keyed(
+    def _columns(
         self, split: str, name: str, columns: Sequence[str], faults: Faults
-    ) -> dict[str, tuple[int, list[str]]]:
-        return keyed_rows(
-            self.source,
-            self.file(split, name),
-            columns,
-            separator=",",
-            part_of=self._what,
-            faults=faults,
+    ) -> tuple[Sequence[int], list[list[str]]]:
+        file = self.file(split, name)
+        return columns_of(
+            self.source, file, columns, separator=",", part_of=self._what, faults=faults
         )
 
     @property
@@ -293,14 +307,14 @@ def _mask_box(source: FolderSource, file: str) -> tuple[float, float, float, flo
             f"{source.where(file)}: damaged, expected a whole PNG mask ({first_line(error)})"
         ) from error
     height, width = bright.shape
-    rows_of_it, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
     if not len(columns):
         raise InputError(f"{source.where(file)}: nothing but background, expected a mask")
     return (
         columns[0] / width,
-        rows_of_it[0] / height,
+        rows[0] / height,
         (columns[-1] + 1) / width,
-        (rows_of_it[-1] + 1) / height,
+        (rows[-1] + 1) / height,
     )
 
 
