@@ -48,7 +48,7 @@ class CUB(Reader):
     """The folder ``CUB_200_2011``, one that holds it, or a zip of it."""
 
     name = "cub"
-    published = Published(classes=200, train=5994, test=5794)
+    published = Published(200, {"train+val": 5994, "test": 5794})
 
     def __init__(self, source: Source) -> None:
         self.source = source

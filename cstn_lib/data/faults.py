@@ -57,10 +57,19 @@ class Faults:
 
 
 class Findings(Faults):
-    """Counts faults and keeps the first message of each kind."""
+    """Counts faults and keeps the first message of each kind.
+
+    Splits share annotation files: what two of them report with the same words counts once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: set[str] = set()
 
     def fault(self, kind: str, message: str) -> None:
-        self._count(kind, message, 1)
+        if message not in self._known:
+            self._known.add(message)
+            self._count(kind, message, 1)
 
     @property
     def clean(self) -> bool:

@@ -56,7 +56,8 @@ class ILSVRC(Reader):
     """The folder of either layout."""
 
     name = "ilsvrc"
-    published = Published(classes=1000, train=1_281_167, test=50_000)
+    # 1,281,167 training images, less those held back
+    published = Published(1000, {"train": 1_281_167 - 1000 * HELD_BACK, "test": 50_000})
 
     def __init__(self, root: Path) -> None:
         self.source = FolderSource(root)

@@ -15,8 +15,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -27,14 +26,9 @@ import torch
 from torch.utils.data import Dataset
 
 from cstn_lib.atomic import atomic_directory
-from cstn_lib.data.disk import writing
+from cstn_lib.data.disk import alone_in, writing
 from cstn_lib.data.photos import PhotoArray
 from cstn_lib.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # not on this system: then two processes must not write at once
-    fcntl = None
 
 __all__ = [
     "ImageSet",
@@ -163,7 +157,7 @@ def write_photo_set(
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shape = (len(lists.labels), side, side, 3)
-    with writing(folder), _alone_in(folder.parent):
+    with writing(folder), alone_in(folder.parent):
         if not folder.is_dir():
             partial.mkdir(exist_ok=True)
             there = _images_there(partial / _IMAGES, shape)
@@ -297,18 +291,3 @@ def _check_space(folder: Path, needed: int) -> None:
             f"{folder.parent}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the "
             "decoded images; free some space and start again"
         )
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes a split in this folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,16 +95,15 @@ class PhotoList:
 
 
 class Published(NamedTuple):
-    """How many classes and images a data set was published with.
+    """How large a data set is when it is complete.
 
     Attributes:
-        train, val, test: images a split; without `val`, those held back from train count as train.
+        classes: how many.
+        images: by split, or by splits that share a folder, such as ``"train+val"``.
     """
 
     classes: int
-    train: int
-    test: int
-    val: int | None = None
+    images: Mapping[str, int]
 
 
 class Reader(ABC):
@@ -112,13 +111,17 @@ class Reader(ABC):
 
     Attributes:
         name: of `cstn_lib.data.DATASETS`.
-        published: None where nothing was.
+        published: None for data of the user's own.
         source: where the files are.
+        has_photos: whether there is more than annotations.
+        splits: those that are there; without photos, not all need be.
     """
 
     name: ClassVar[str]
     published: ClassVar[Published | None] = None
     source: Source
+    has_photos = True
+    splits: Sequence[str] = SPLITS
 
     @classmethod
     @abstractmethod
@@ -144,6 +147,10 @@ class Reader(ABC):
         Raises:
             InputError: a part of the layout is missing.
         """
+
+    def listed(self, split: str, faults: Faults) -> PhotoList:
+        """As `photos`, for a check, also where there are annotations alone."""
+        return self.photos(split, faults)
 
 
 def open_photos(

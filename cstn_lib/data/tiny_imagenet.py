@@ -44,7 +44,7 @@ class TinyImageNet(Reader):
     """The folder ``tiny-imagenet-200``, one that holds it, or a zip of it."""
 
     name = "tiny-imagenet"
-    published = Published(classes=200, train=100_000, test=10_000)
+    published = Published(200, {"train+val": 100_000, "test": 10_000})
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -331,6 +331,10 @@ class _WSOL(Reader):
     def __init__(self, root: Path) -> None:
         self.lists = _Lists(root, self.dataset)
         self.source = self.lists.source
+        self.has_photos = (root / "dataset" / self.dataset).is_dir()
+        if not self.has_photos:
+            there = self.source.folders(self.lists.folder)
+            self.splits = [split for split in SPLITS if split in there]
 
     @classmethod
     @contextmanager
@@ -338,10 +342,6 @@ class _WSOL(Reader):
         if not os.path.isdir(root):
             raise InputError(f"{root}: missing or no folder, expected metadata and dataset in it")
         yield cls(root)
-
-    @property
-    def has_photos(self) -> bool:
-        return (self.source.top / "dataset" / self.dataset).is_dir()
 
     def identity(self, split: str) -> object:
         names = ("image_ids", "class_labels", "image_sizes", "localization")
@@ -377,6 +377,15 @@ class _WSOL(Reader):
             faults.fault("missing image", f"{self.source.where(files[row])}: missing")
         return photos if there.all() else photos.take(np.flatnonzero(there))
 
+    def listed(self, split: str, faults: Faults) -> PhotoList:
+        if self.has_photos:
+            return self.photos(split, faults)
+        found = self.lists.metadata(split, faults)
+        names = self._class_names(list(found.image_ids), found.labels)
+        return PhotoList(
+            self.source, found.image_ids, found.labels, found.boxes, found.box_offsets, names
+        )
+
     def _class_names(self, images: list[str], labels: np.ndarray) -> list[str]:
         """The folder of a class's images where it is one for all of them, else its number."""
         folders: dict[int, set[str]] = {}
@@ -393,7 +402,7 @@ class WSOLCub(_WSOL):
 
     name = "wsol-cub"
     dataset = "CUB"
-    published = Published(classes=200, train=5994, test=5794, val=1000)
+    published = Published(200, {"train": 5994, "val": 1000, "test": 5794})
 
 
 class WSOLIlsvrc(_WSOL):
@@ -401,7 +410,7 @@ class WSOLIlsvrc(_WSOL):
 
     name = "wsol-ilsvrc"
     dataset = "ILSVRC"
-    published = Published(classes=1000, train=1_281_167, test=50000, val=10000)
+    published = Published(1000, {"train": 1_281_167, "val": 10000, "test": 50000})
 
 
 class WSOLOpenImages(_WSOL):
@@ -409,4 +418,4 @@ class WSOLOpenImages(_WSOL):
 
     name = "wsol-openimages"
     dataset = "OpenImages"
-    published = Published(classes=100, train=29819, test=5000, val=2500)
+    published = Published(100, {"train": 29819, "val": 2500, "test": 5000})
