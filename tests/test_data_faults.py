@@ -337,7 +337,7 @@ FAULTS: dict[str, Fault] = {
         "test",
         f"{LISTS}/image_ids.txt",
         lambda path: path.write_text(path.read_text() + "\n" + WSOL_BIRD),
-        f"line 13: '{WSOL_BIRD}' again",
+        f"line 13: path '{WSOL_BIRD}' again",
     ),
     "id outside": Fault(
         "wsol-cub",

@@ -29,8 +29,8 @@ from cstn_lib.data.faults import Faults, quoted
 from cstn_lib.data.order import train_or_val
 from cstn_lib.data.photos import is_photo
 from cstn_lib.data.reading import PhotoList, PixelBoxes, Published, Reader, unit_photo_list
-from cstn_lib.data.rows import box_numbers, is_safe, keyed_rows
 from cstn_lib.data.sources import Source, open_source
+from cstn_lib.data.text_table import TextTable, box_numbers, is_safe
 from cstn_lib.errors import InputError
 
 __all__ = ["CUB"]
@@ -154,17 +154,10 @@ class CUB(Reader):
         self, file: str, faults: Faults, images: dict[str, tuple[int, list[str]]] | None = None
     ) -> dict[str, tuple[int, list[str]]]:
         """The lines of a list by their number; those of no image, where `images` are given, not."""
-        lines = keyed_rows(
-            self.source,
-            file,
-            _COLUMNS[file],
-            separator=" ",
-            part_of="CUB-200-2011",
-            faults=faults,
-        )
+        table = TextTable(self.source, file, _COLUMNS[file], " ", "CUB-200-2011")
         kept = {}
-        for number, (line, values) in lines.items():
-            here = self.source.where(file, line)
+        for number, (line, values) in table.keyed(faults).items():
+            here = table.where(line)
             if not (number.isascii() and number.isdigit()):
                 faults.fault(
                     "unreadable line", f"{here}: {quoted(number)}, expected the {_COLUMNS[file][0]}"

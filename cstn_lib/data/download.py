@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from cstn_lib.atomic import atomic_directory
 from cstn_lib.data.disk import alone_in, writing
-from cstn_lib.data.rows import is_safe
+from cstn_lib.data.text_table import is_safe
 from cstn_lib.errors import InputError, first_line, unknown_name
 
 __all__ = ["ARCHIVES", "Archive", "download", "unpack"]
@@ -149,6 +149,7 @@ def _receive(url: str, have: int) -> Iterator:
         if done < size:
             raise http.client.IncompleteRead(b"", size - done)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise InputError(f"{url}: not received ({error.code} {error.reason})") from error
         yield have, have  # all of it is there

@@ -21,8 +21,8 @@ import numpy as np
 from cstn_lib.data.faults import Faults, quoted
 from cstn_lib.data.photos import is_photo
 from cstn_lib.data.reading import PhotoList, PixelBoxes, Reader, unit_photo_list
-from cstn_lib.data.rows import box_numbers, rows
 from cstn_lib.data.sources import Source, open_source
+from cstn_lib.data.text_table import TextTable, box_numbers
 from cstn_lib.errors import InputError
 
 __all__ = ["Folder"]
@@ -121,18 +121,13 @@ class Folder(Reader):
         )
 
     def _lines(self, faults: Faults) -> Iterator[tuple[int, list[str]]]:
-        lines = rows(
-            self.source,
-            _TABLE,
-            _COLUMNS,
-            separator=",",
-            part_of="a folder of photos",
-            faults=faults,
-        )
+        table = TextTable(self.source, _TABLE, _COLUMNS, ",", "a folder of photos")
+        numbers, columns = table.columns(faults)
+        lines = zip(numbers, map(list, zip(*columns, strict=True)), strict=True)
         number, header = next(lines, (1, []))
         if [name.strip().lstrip("\ufeff") for name in header] != list(_COLUMNS):
             raise InputError(
-                f"{self.source.where(_TABLE, number)}: {quoted(','.join(header))}, expected the "
-                f"header {','.join(_COLUMNS)}"
+                f"{table.where(number)}: {quoted(','.join(header))}, expected the header "
+                f"{','.join(_COLUMNS)}"
             )
         yield from lines

@@ -38,8 +38,8 @@ from cstn_lib.data.faults import Faults, quoted
 from cstn_lib.data.order import train_or_val
 from cstn_lib.data.photos import in_parallel, is_photo
 from cstn_lib.data.reading import PhotoList, PixelBoxes, Published, Reader, unit_photo_list
-from cstn_lib.data.rows import box_numbers
 from cstn_lib.data.sources import FolderSource
+from cstn_lib.data.text_table import box_numbers
 from cstn_lib.errors import InputError
 
 __all__ = ["ILSVRC"]
@@ -50,6 +50,7 @@ _PHOTOS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", ".")
 _BOXES = ("ILSVRC/Annotations/CLS-LOC", "Annotations/CLS-LOC", "Annotations")
 _WNID = re.compile(r"n[0-9]{8}")
 _WHAT = "ILSVRC"
+_MAPPING = "LOC_synset_mapping.txt"
 
 
 class ILSVRC(Reader):
@@ -76,13 +77,11 @@ class ILSVRC(Reader):
 
     def identity(self, split: str) -> object:
         part = "val" if split == "test" else "train"
-        places = [_solution(part), "LOC_synset_mapping.txt"]
-        for base in filter(None, (self._folder(part), self._annotations(part))):
-            places += [base, *(f"{base}/{name}" for name in self.source.folders(base))]
-        found = [(place, self.source.top / place) for place in places]
+        lists = [file for file in (_solution(part), _MAPPING) if self.source.has(file)]
+        folders = [folder for folder in (self._folder(part), self._annotations(part)) if folder]
         return [
-            str(self.source.top.resolve()),
-            [(place, path.stat().st_mtime_ns) for place, path in found if path.exists()],
+            [(file, self.source.checksum(file)) for file in lists],
+            [self.source.dates(folder, depth=1) for folder in folders],
         ]
 
     def lasting_name(self, file: str) -> str:
@@ -185,16 +184,17 @@ class ILSVRC(Reader):
         return [names.get(wnid, wnid) for wnid in wnids]
 
     def _mapping(self, faults: Faults) -> dict[str, str]:
-        file = "LOC_synset_mapping.txt"
         names = {}
-        for number, line in self.source.lines(file, _WHAT) if self.source.has(file) else ():
+        lines = self.source.lines(_MAPPING, _WHAT) if self.source.has(_MAPPING) else ()
+        for number, line in lines:
             wnid, _, words = line.partition(" ")
             if _WNID.fullmatch(wnid) and words:
                 names[wnid] = words.partition(",")[0].strip()
             else:
                 faults.fault(
                     "unreadable line",
-                    f"{self.source.where(file, number)}: {quoted(line)}, expected WNID and names",
+                    f"{self.source.where(_MAPPING, number)}: {quoted(line)}, expected WNID and "
+                    "names",
                 )
         return names
 

@@ -220,15 +220,15 @@ class PhotoArray:
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], title: str = ""
 ) -> Iterator[Result]:
-    """Results in the order of `items`, by one thread a processor; by this one in a loader process.
+    """Results in the order of `items`, by one thread a processor.
+
+    The loader processes of a `torch.utils.data.DataLoader` share the processors between them.
 
     Args:
         title: of a progress bar; none where it is empty.
     """
-    if get_worker_info() is not None:
-        yield from map(work, items)
-        return
-    pool = _pool(os.getpid())
+    loader = get_worker_info()
+    pool = _pool(os.getpid(), max(1, processors() // (loader.num_workers if loader else 1)))
     with tqdm(total=len(items), desc=title, unit="image", leave=False, disable=not title) as bar:
         for start in range(0, len(items), _AHEAD):
             # no further ahead, or a million photos would wait in memory for their turn
@@ -241,9 +241,9 @@ _AHEAD = 128
 
 
 @lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """One pool a process: threads do not survive a fork."""
-    return ThreadPoolExecutor(processors())
+    return ThreadPoolExecutor(threads)
 
 
 def processors() -> int:

@@ -43,6 +43,7 @@ __all__ = [
     "PixelBoxes",
     "Published",
     "Reader",
+    "measured_boxes",
     "open_photos",
     "unit_photo_list",
 ]
@@ -315,34 +316,47 @@ def unit_photo_list(
             )
             usable[row] = False
 
-    order = np.argsort(given.owners, kind="stable")
-    order = order[usable[given.owners[order]]]
-    owners = given.owners[order]
-    measured = np.where(as_shown[:, None], shown, stored)[owners]
-    boxes = unit_boxes(given.pixels[order], measured)
-    turned = turn_upright(boxes, np.where(as_shown, 1, orientations)[owners])
-    boxes, outside, empty = clip(turned)
-    for box in np.flatnonzero(empty):
-        faults.fault(
-            "box without area",
-            f"{given.where(order[box])}: box {_plain(given.pixels[order[box]])} covers nothing of "
-            f"its image of {measured[box, 0]} x {measured[box, 1]} pixels, "
-            "expected x0 < x1 and y0 < y1",
-        )
-        usable[owners[box]] = False
-    if (outside & ~empty).any():
-        box = np.flatnonzero(outside & ~empty)[0]
-        faults.oddity(
-            "box partly outside, clipped",
-            f"{given.where(order[box])}: box {_plain(given.pixels[order[box]])} leaves its image "
-            f"of {measured[box, 0]} x {measured[box, 1]} pixels",
-            int((outside & ~empty).sum()),
-        )
+    measured = np.where(as_shown[:, None], shown, stored)
+    measured[~usable] = 0
+    owners, boxes, empty = measured_boxes(
+        given, measured, np.where(as_shown, 1, orientations), faults
+    )
+    usable[owners[empty]] = False
     counts = np.bincount(owners, minlength=len(files))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     photos = PhotoList(source, files, np.asarray(labels), boxes, offsets, class_names)
     return photos if usable.all() else photos.take(np.flatnonzero(usable))
 
 
-def _plain(box: np.ndarray) -> str:
-    return " ".join(f"{value:g}" for value in box)
+def measured_boxes(
+    given: PixelBoxes, sizes: np.ndarray, orientations: np.ndarray, faults: Faults
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes in pixels as fractions of the upright image, clipped.
+
+    Args:
+        sizes: (N, 2) width and height that each photo's boxes were measured in; 0 where not known:
+            its boxes are left out.
+        orientations: (N,) EXIF orientation that its boxes have still to be turned by.
+
+    Returns:
+        (M,) the photo of each box, ascending; (M, 4) boxes; (M,) which have no area, a fault.
+    """
+    order = np.argsort(given.owners, kind="stable")
+    order = order[sizes.all(axis=1)[given.owners[order]]]
+    owners = given.owners[order]
+    unit = unit_boxes(given.pixels[order], sizes[owners])
+    boxes, outside, empty = clip(turn_upright(unit, orientations[owners]))
+
+    def shown(box: int) -> str:
+        width, height = sizes[owners[box]]
+        pixels = " ".join(f"{value:g}" for value in given.pixels[order[box]])
+        return f"{given.where(order[box])}: box {pixels} %s its image of {width} x {height} pixels"
+
+    for box in np.flatnonzero(empty):
+        message = shown(box) % "covers nothing of"
+        faults.fault("box without area", f"{message}, expected x0 < x1 and y0 < y1")
+    clipped = np.flatnonzero(outside & ~empty)
+    if len(clipped):
+        message = shown(clipped[0]) % "leaves"
+        faults.oddity("box partly outside, clipped", message, len(clipped))
+    return owners, boxes, empty

@@ -29,8 +29,8 @@ import numpy as np
 from cstn_lib.data.faults import Faults, quoted
 from cstn_lib.data.order import train_or_val
 from cstn_lib.data.reading import PhotoList, Published, Reader
-from cstn_lib.data.rows import keyed_rows
 from cstn_lib.data.sources import Source, open_source
+from cstn_lib.data.text_table import TextTable
 from cstn_lib.errors import InputError
 
 __all__ = ["TinyImageNet"]
@@ -185,9 +185,9 @@ class TinyImageNet(Reader):
         self, file: str, columns: tuple[str, ...], faults: Faults
     ) -> Iterator[tuple[str, str, list[str]]]:
         """Place, image name and further columns of each line."""
-        found = keyed_rows(self.source, file, columns, separator="\t", part_of=_WHAT, faults=faults)
-        for name, (number, values) in found.items():
-            yield self.source.where(file, number), name, values
+        table = TextTable(self.source, file, columns, "\t", _WHAT)
+        for name, (number, values) in table.keyed(faults).items():
+            yield table.where(number), name, values
 
     # Photos
 

@@ -28,12 +28,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cstn_lib.data.boxes import clip, unit_boxes
 from cstn_lib.data.faults import Faults, quoted
 from cstn_lib.data.photos import in_parallel
-from cstn_lib.data.reading import SPLITS, PhotoList, PixelBoxes, Published, Reader, unit_photo_list
-from cstn_lib.data.rows import box_numbers, columns_of, first_rows, is_safe
+from cstn_lib.data.reading import (
+    SPLITS,
+    PhotoList,
+    PixelBoxes,
+    Published,
+    Reader,
+    measured_boxes,
+    unit_photo_list,
+)
 from cstn_lib.data.sources import FolderSource
+from cstn_lib.data.text_table import TextTable, box_numbers, is_safe
 from cstn_lib.errors import InputError, first_line, unknown_name
 
 __all__ = [
@@ -47,6 +54,13 @@ __all__ = [
 
 WSOL_DATASETS = {"CUB": 200, "ILSVRC": 1000, "OpenImages": 100}
 """Folders of the layout, and how many classes each data set has."""
+
+_COLUMNS = {
+    "image_ids": ("path",),
+    "class_labels": ("path", "label"),
+    "image_sizes": ("path", "width", "height"),
+    "localization": ("path", "x0", "y0", "x1", "y1"),
+}
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,15 @@ class _Lists:
         self.source = FolderSource(root)
         self.folder = folders[0]
 
-    def file(self, split: str, name: str) -> str:
-        return f"{self.folder}/{split}/{name}.txt"
+    def table(self, split: str, name: str) -> TextTable:
+        masks = name == "localization" and self.dataset == "OpenImages"
+        return TextTable(
+            self.source,
+            f"{self.folder}/{split}/{name}.txt",
+            ("path", "mask", "ignored") if masks else _COLUMNS[name],
+            ",",
+            f"the WSOL metadata of {self.dataset}",
+        )
 
     def metadata(self, split: str, faults: Faults) -> WSOLMetadata:
         row_of, labels, sizes = self.images(split, faults)
@@ -118,53 +139,41 @@ class _Lists:
             none = np.empty((0, 4), np.float32), np.zeros(len(row_of) + 1, np.int64)
             return WSOLMetadata(self.dataset, split, tuple(row_of), labels, sizes, *none)
         given = self.boxes(split, row_of, faults)
-        order = np.argsort(given.owners, kind="stable")
-        owners = given.owners[order]
-        for row in np.unique(owners[~sizes[owners].all(axis=1)]):
+        unknown = np.unique(given.owners[~sizes[given.owners].all(axis=1)])
+        images = tuple(row_of)
+        for row in unknown:
             faults.fault(
                 "not annotated",
-                f"{self.source.where(self.file(split, 'image_sizes'))}: no line of image "
-                f"{quoted(list(row_of)[row])}, expected one for each image with a box",
+                f"{self.table(split, 'image_sizes').where()}: no line of image "
+                f"{quoted(images[row])}, expected one for each image with a box",
             )
-        known = sizes[owners].all(axis=1)
-        order, owners = order[known], owners[known]
-        boxes, outside, empty = clip(unit_boxes(given.pixels[order], sizes[owners]))
-        for box in np.flatnonzero(empty):
-            faults.fault(
-                "box without area",
-                f"{given.where(order[box])}: covers nothing of its image, expected x0 < x1 and "
-                "y0 < y1",
-            )
-        if outside.any():
-            first = given.where(order[np.flatnonzero(outside)[0]])
-            faults.oddity("box partly outside, clipped", first, int(outside.sum()))
-        counts = np.bincount(owners[~empty], minlength=len(row_of))
+        owners, boxes, empty = measured_boxes(given, sizes, np.ones(len(images), int), faults)
+        counts = np.bincount(owners[~empty], minlength=len(images))
         offsets = np.concatenate([[0], np.cumsum(counts)])
         boxes = boxes[~empty].astype(np.float32)
-        return WSOLMetadata(self.dataset, split, tuple(row_of), labels, sizes, boxes, offsets)
+        return WSOLMetadata(self.dataset, split, images, labels, sizes, boxes, offsets)
 
     def images(self, split: str, faults: Faults) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
         """The row of each image, (N,) labels, and (N, 2) sizes, 0 where not known."""
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
-        numbers, (ids,) = self._columns(split, "image_ids", ("path",), faults)
-        given = first_rows(self.source, self.file(split, "image_ids"), numbers, ids, faults)
+        table = self.table(split, "image_ids")
+        numbers, (ids,) = table.columns(faults)
         label_of = self._labels(split, faults)
         row_of: dict[str, int] = {}
         labels: list[int] = []
-        for image, row in given.items():
+        for image, row in table.first_rows(numbers, ids, faults).items():
             label = label_of.get(image)
             if not is_safe(image):
-                here = self.source.where(self.file(split, "image_ids"), numbers[row])
                 faults.fault(
-                    "unreadable line", f"{here}: {quoted(image)}, expected a path below dataset"
+                    "unreadable line",
+                    f"{table.where(numbers[row])}: {quoted(image)}, expected a path below dataset",
                 )
             elif label is None:
-                here = self.source.where(self.file(split, "class_labels"))
                 faults.fault(
                     "not annotated",
-                    f"{here}: no line of image {quoted(image)}, expected one for each image of "
-                    "image_ids.txt",
+                    f"{self.table(split, 'class_labels').where()}: no line of image "
+                    f"{quoted(image)}, expected one for each image of image_ids.txt",
                 )
             elif label >= 0:
                 row_of[image] = len(labels)
@@ -173,18 +182,17 @@ class _Lists:
 
     def _labels(self, split: str, faults: Faults) -> dict[str, int]:
         """The label of each image; -1 where it is out of range."""
-        file = self.file(split, "class_labels")
-        numbers, (images, texts) = self._columns(split, "class_labels", ("path", "label"), faults)
-        given = first_rows(self.source, file, numbers, images, faults)
+        table = self.table(split, "class_labels")
+        numbers, (images, texts) = table.columns(faults)
         classes = WSOL_DATASETS[self.dataset]
         known = {str(label): label for label in range(classes)}
         labels = {}
-        for image, row in given.items():
+        for image, row in table.first_rows(numbers, images, faults).items():
             labels[image] = known.get(texts[row], -1)
             if labels[image] < 0:
                 faults.fault(
                     "unknown label",
-                    f"{self.source.where(file, numbers[row])}: label {quoted(texts[row])}, "
+                    f"{table.where(numbers[row])}: label {quoted(texts[row])}, "
                     f"expected 0 to {classes - 1}",
                 )
         return labels
@@ -192,16 +200,16 @@ class _Lists:
     def _sizes(self, split: str, row_of: dict[str, int], faults: Faults) -> np.ndarray:
         """(N, 2) width and height; 0 where the lists do not say."""
         sizes = np.zeros((len(row_of), 2), dtype=np.int64)
-        file = self.file(split, "image_sizes")
-        if not self.source.has(file):
+        table = self.table(split, "image_sizes")
+        if not self.source.has(table.file):
             return sizes
-        numbers, columns = self._columns(split, "image_sizes", ("path", "width", "height"), faults)
+        numbers, columns = table.columns(faults)
         for row, (image, *size) in enumerate(zip(*columns, strict=True)):
             if not all(text.isdecimal() and len(text) < 10 and int(text) for text in size):
+                shown = quoted(",".join(size))
                 faults.fault(
                     "unreadable line",
-                    f"{self.source.where(file, numbers[row])}: {quoted(','.join(size))}, expected "
-                    "width and height",
+                    f"{table.where(numbers[row])}: {shown}, expected width and height",
                 )
             elif image in row_of:
                 sizes[row_of[image]] = int(size[0]), int(size[1])
@@ -209,9 +217,8 @@ class _Lists:
 
     def boxes(self, split: str, row_of: dict[str, int], faults: Faults) -> PixelBoxes:
         """The boxes in pixels; none where the split, as train may, has no localization."""
-        columns = ("path", "x0", "y0", "x1", "y1")
-        lines, images, values = self._localization(split, columns, row_of, faults)
-        file = self.file(split, "localization")
+        lines, images, values = self._localization(split, row_of, faults)
+        table = self.table(split, "localization")
         try:
             pixels = np.array(values, dtype=np.float64).reshape(4, -1).T
             good = np.isfinite(pixels).all(axis=1)
@@ -219,23 +226,20 @@ class _Lists:
             good = np.zeros(len(lines), dtype=bool)
         if not good.all():
             found = [
-                box_numbers(self.source, file, line, texts, faults)
+                box_numbers(self.source, table.file, line, texts, faults)
                 for line, *texts in zip(lines, *values, strict=True)
             ]
             good = np.array([box is not None for box in found])
             pixels = np.array([box or [0.0] * 4 for box in found])
         owners = np.array([row_of[image] for image in images], dtype=np.int64)
         kept = np.flatnonzero(good)
-        return PixelBoxes(
-            owners[kept], pixels[kept], lambda box: self.source.where(file, lines[kept[box]])
-        )
+        return PixelBoxes(owners[kept], pixels[kept], lambda box: table.where(lines[kept[box]]))
 
     def mask_boxes(
         self, split: str, row_of: dict[str, int], faults: Faults
     ) -> tuple[np.ndarray, np.ndarray]:
         """(M,) rows and (M, 4) boxes in [0, 1] of the masks of OpenImages."""
-        columns = ("path", "mask", "ignored")
-        _, images, (files, _) = self._localization(split, columns, row_of, faults)
+        _, images, (files, _) = self._localization(split, row_of, faults)
         masks = [
             (row_of[image], f"dataset/{self.dataset}/{file}")
             for image, file in zip(images, files, strict=True)
@@ -258,42 +262,33 @@ class _Lists:
         return np.array(owners, np.int64), np.array(boxes, np.float64).reshape(-1, 4)
 
     def _localization(
-        self, split: str, columns: Sequence[str], row_of: dict[str, int], faults: Faults
-    ) -> tuple[list[int], list[str], list[list[str]]]:
+        self, split: str, row_of: dict[str, int], faults: Faults
+    ) -> tuple[Sequence[int], list[str], list[list[str]]]:
         """Line numbers, images, and the further columns of the lines of known images."""
-        file = self.file(split, "localization")
-        if split == "train" and not self.source.has(file):
-            return [], [], [[] for _ in columns[1:]]
-        numbers, (images, *values) = self._columns(split, "localization", columns, faults)
-        kept = [row for row, image in enumerate(images) if image in row_of]
-        for row in sorted(set(range(len(images))) - set(kept)) if len(kept) < len(images) else ():
-            here = self.source.where(file, numbers[row])
+        table = self.table(split, "localization")
+        if split == "train" and not self.source.has(table.file):
+            return [], [], [[] for _ in table.names[1:]]
+        numbers, (images, *values) = table.columns(faults)
+        strangers = [row for row, image in enumerate(images) if image not in row_of]
+        for row in strangers:
             faults.fault(
-                "unknown image", f"{here}: {quoted(images[row])}, expected one of image_ids.txt"
+                "unknown image",
+                f"{table.where(numbers[row])}: {quoted(images[row])}, expected one of "
+                "image_ids.txt",
             )
-        for image in sorted(row_of.keys() - set(images)) if split != "train" else ():
-            faults.fault(
-                "not annotated",
-                f"{self.source.where(file)}: no line of image {quoted(image)}, expected one for "
-                "each image of image_ids.txt",
-            )
-        if len(kept) < len(images):
+        if split != "train":
+            for image in sorted(row_of.keys() - set(images)):
+                faults.fault(
+                    "not annotated",
+                    f"{table.where()}: no line of image {quoted(image)}, expected one for each "
+                    "image of image_ids.txt",
+                )
+        if strangers:
+            kept = sorted(set(range(len(images))) - set(strangers))
             numbers, images, *values = (
                 [column[row] for row in kept] for column in (numbers, images, *values)
             )
-        return list(numbers), images, values
-
-    def _columns(
-        self, split: str, name: str, columns: Sequence[str], faults: Faults
-    ) -> tuple[Sequence[int], list[list[str]]]:
-        file = self.file(split, name)
-        return columns_of(
-            self.source, file, columns, separator=",", part_of=self._what, faults=faults
-        )
-
-    @property
-    def _what(self) -> str:
-        return f"the WSOL metadata of {self.dataset}"
+        return numbers, images, values
 
 
 def _mask_box(source: FolderSource, file: str) -> tuple[float, float, float, float]:
@@ -344,10 +339,9 @@ class _WSOL(Reader):
         yield cls(root)
 
     def identity(self, split: str) -> object:
-        names = ("image_ids", "class_labels", "image_sizes", "localization")
-        files = [self.lists.file(split, name) for name in names]
+        files = [self.lists.table(split, name).file for name in _COLUMNS]
         lists = [(file, self.source.checksum(file)) for file in files if self.source.has(file)]
-        return [str(self.source.top.resolve()), lists]
+        return [lists, self.source.dates(f"dataset/{self.dataset}", depth=2)]
 
     def photos(self, split: str, faults: Faults) -> PhotoList:
         if not self.has_photos:
