@@ -306,6 +306,24 @@ FAULTS: dict[str, Fault] = {
     "class folder empty": Fault(
         "ilsvrc", "train", f"ILSVRC/Data/CLS-LOC/train/{WNIDS[1]}", emptied, "no image in it"
     ),
+    "class of another folder": Fault(
+        "ilsvrc",
+        "val",
+        "LOC_train_solution.csv",
+        lambda path: path.write_text(path.read_text().replace(f",{WNIDS[2]} ", f",{WNIDS[1]} ")),
+        f"class '{WNIDS[1]}', expected {WNIDS[2]}",
+    ),
+    "XML of another class": Fault(
+        "ilsvrc xml",
+        "test",
+        FISH_XML,
+        holds(
+            xml_of(WNIDS[0], [(1, 1, 9, 9)]).replace(
+                "</ann", xml_of(WNIDS[1], [(1, 1, 9, 9)]) + "</ann"
+            )
+        ),
+        f"class '{WNIDS[1]}', expected {WNIDS[0]}",
+    ),
     "bad mapping": Fault(
         "ilsvrc", "test", "LOC_synset_mapping.txt", line(2, "tench"), "line 2: 'tench', expected"
     ),

@@ -154,7 +154,16 @@ class ILSVRC(Reader):
         wnids: Sequence[str],
         faults: Faults,
     ) -> PhotoList:
-        given = [(row, box) for row, file in enumerate(files) for box in boxes[_stem(file)]]
+        given: list[tuple[int, _Box]] = []
+        for row, file in enumerate(files):
+            wnid = wnids[labels[row]]
+            for box in boxes[_stem(file)]:
+                if box.wnid == wnid:
+                    given.append((row, box))
+                else:
+                    faults.fault(
+                        "unknown label", f"{box.where}: class {quoted(box.wnid)}, expected {wnid}"
+                    )
         pixel_boxes = PixelBoxes(
             np.array([row for row, _ in given], dtype=np.int64),
             np.array([box.pixels for _, box in given], dtype=np.float64).reshape(-1, 4),
