@@ -341,7 +341,7 @@ def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         slow_lr = config.lr * config.localization_lr
         groups.append({"params": moving, "highest_lr": slow_lr, "weight_decay": 0.0})
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=config.lr)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
     raise unknown_name("optimizer", config.optimizer, ("adamw", "sgd"))
