@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +51,8 @@ FiguresDir = Annotated[str, typer.Option(help="where tables go (default: figures
 
 def main() -> None:
     """Run the command; a user's mistake ends in one line and exit status 2."""
+    if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first speaks
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         app()
     except (InputError, OSError) as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from cstn_lib.atomic import atomic_file
 from cstn_lib.boxes import BoxList
 from cstn_lib.config import TrainingConfig
 from cstn_lib.data.images import ImageSet
+from cstn_lib.distributed import BatchParts, shared_batch_norm
 from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.localizer import Localizer
 from cstn_lib.metrics import evaluate
@@ -77,7 +80,10 @@ def make_accelerator(device: str = "auto", precision: str = "float32") -> Accele
     # accelerate keeps one state a process and refuses to change it; a notebook may want both
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
-        cpu=resolved == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no"
+        cpu=resolved == "cpu",
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        # thetas rest during the warm-up, and a level that does not vote is not used at all
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 
@@ -131,14 +137,28 @@ def fit(
     optimizer = _make_optimizer(model, config)
     history = _load_checkpoint(checkpoint, model, optimizer)
     order = EpochOrder(len(train), seed)
-    loader = DataLoader(Mirrored(train), config.batch_size, sampler=order, collate_fn=_as_is)
-    optimizer, loader = accelerator.prepare(optimizer, loader)
+    parts = accelerator.num_processes
+    batches = BatchParts(order, config.batch_size, accelerator.process_index, parts)
+    loader = DataLoader(
+        Mirrored(train),
+        batch_sampler=batches,
+        collate_fn=_as_is,
+        **_loading(accelerator.device),
+    )
+    optimizer = accelerator.prepare_optimizer(optimizer)
     steps = len(loader)
     total, done = config.epochs * steps, len(history) * steps
     with (
         _own_random_numbers(accelerator),
+        shared_batch_norm(model, parts),
         _prepared(accelerator, model) as network,
-        tqdm(total=total, initial=done, desc=title, leave=False) as bar,
+        tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            leave=False,
+            disable=not accelerator.is_main_process,
+        ) as bar,
     ):
         for epoch in range(len(history), config.epochs):
             started = time.perf_counter()
@@ -147,16 +167,20 @@ def fit(
             network.train()
             means = RunningMeans(f"{title}, epoch {epoch + 1}", checkpoint)
             for step, (images, labels) in enumerate(loader):
+                images = images.to(accelerator.device, non_blocking=True)
+                labels = labels.to(accelerator.device, non_blocking=True)
                 scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
                 for group in optimizer.param_groups:
                     group["lr"] = group["highest_lr"] * scale
                 transform = epoch >= config.warmup_epochs
                 output = network(images, transform=transform, labels=labels)
                 losses = model.losses(output, labels, config)
+                # the average over processes is then the mean over the batch's images
+                losses = {name: loss * batches.share(step) for name, loss in losses.items()}
                 optimizer.zero_grad()
                 accelerator.backward(losses["loss"])
                 optimizer.step()
-                means.add(losses)
+                means.add(_averaged(accelerator, losses))
                 bar.update()
             row = {"epoch": epoch + 1, **means.result()}
             seconds = time.perf_counter() - started
@@ -205,7 +229,10 @@ def _predict(
     accelerator: Accelerator, network: nn.Module, data: ImageSet, *, watching: bool
 ) -> pd.DataFrame:
     """The predictions table; quietly and without a sweep of thresholds while `watching`."""
-    loader = accelerator.prepare_data_loader(DataLoader(data, PREDICT_BATCH, collate_fn=_as_is))
+    options = _loading(accelerator.device)
+    loader = accelerator.prepare_data_loader(
+        DataLoader(data, PREDICT_BATCH, collate_fn=_as_is, **options)
+    )
     localizer: Localizer = accelerator.unwrap_model(network)
     network.eval()
     parts: list[dict[str, np.ndarray]] = []
@@ -289,9 +316,22 @@ class Mirrored(Dataset):
         return images, labels
 
 
+def _loading(device: torch.device) -> dict[str, object]:
+    """How batches are fetched: beside a GPU by other processes, into memory it can copy from."""
+    if device.type != "cuda":
+        return {}
+    return {"num_workers": min(8, os.cpu_count() or 1), "pin_memory": True}
+
+
 def _as_is(batch: object) -> object:
     """`ImageSet.__getitems__` returns whole batches: there is nothing left to collate."""
     return batch
+
+
+def _averaged(accelerator: Accelerator, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Over processes, so that all of them see the same numbers and stop together."""
+    values = accelerator.reduce(torch.stack([v.detach() for v in losses.values()]), "mean")
+    return dict(zip(losses, values.unbind(), strict=True))
 
 
 class RunningMeans:
@@ -305,7 +345,7 @@ class RunningMeans:
 
     def add(self, losses: dict[str, Tensor]) -> None:
         self.names = list(losses)
-        self.steps.append(torch.stack([value.detach() for value in losses.values()]))
+        self.steps.append(torch.stack(list(losses.values())))
         if len(self.steps) - self.checked >= (1 if self.steps[-1].device.type == "cpu" else 50):
             self._check()
 

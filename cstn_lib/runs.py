@@ -26,13 +26,15 @@ from typing import TypeVar
 import pandas as pd
 import torch
 import torchvision
+from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cstn_lib.atomic import atomic_file
 from cstn_lib.data import ImageSet, open_split
-from cstn_lib.engine import fit, predict
+from cstn_lib.distributed import processes
+from cstn_lib.engine import fit, predict, resolve_device
 from cstn_lib.errors import InputError, first_line
 from cstn_lib.experiments import Experiment
 from cstn_lib.models import build_model
@@ -61,6 +63,11 @@ class RunStore:
     data_root: str | Path = ""
     device: str = "auto"
 
+    @property
+    def processes(self) -> PartialState:
+        """Which process this is, of how many that work on the same runs."""
+        return processes(resolve_device(self.device))
+
     def run(self, experiment: Experiment) -> Run:
         """The finished run of an experiment: opened, resumed or trained."""
         run = self.open(experiment)
@@ -70,7 +77,8 @@ class RunStore:
 
     def open(self, experiment: Experiment) -> Run:
         """The run of an experiment as it stands, without training it."""
-        train = open_split(experiment.data, experiment.training_split, self.data_root)
+        with self.processes.main_process_first():  # draws or decodes what is not there yet
+            train = open_split(experiment.data, experiment.training_split, self.data_root)
         model = replace(experiment.model, num_classes=train.num_classes)
         experiment = replace(experiment, model=model)
         config = json.loads(json.dumps(asdict(experiment)))
@@ -142,7 +150,9 @@ class Run:
                 device=self.store.device,
                 precision=self.experiment.training.precision,
             )
-            save_table(table, path)
+            if self.store.processes.is_main_process:
+                save_table(table, path)
+            self.store.processes.wait_for_everyone()
         return load_table(path)
 
     def save_backbone(self, path: Path) -> None:
@@ -154,7 +164,9 @@ class Run:
     def train(self) -> None:
         """Train to the end, from the last epoch's checkpoint where there is one."""
         started = time.perf_counter()
-        _write_json(self.folder / "config.json", self.identity)
+        writer = self.store.processes.is_main_process
+        if writer:
+            _write_json(self.folder / "config.json", self.identity)
         torch.manual_seed(self.experiment.seed)
         model = build_model(self.experiment.model)
         checkpoint = self.folder / "checkpoint.safetensors"
@@ -168,6 +180,12 @@ class Run:
             checkpoint=checkpoint,
             title=self.title,
         )
+        if writer:
+            self._write(model, history, time.perf_counter() - started)
+            checkpoint.unlink(missing_ok=True)
+        self.store.processes.wait_for_everyone()
+
+    def _write(self, model: nn.Module, history: pd.DataFrame, seconds: float) -> None:
         with atomic_file(self.folder / "model.safetensors") as temporary:
             state = model.state_dict().items()
             save_file({k: v.cpu().contiguous() for k, v in state}, temporary)
@@ -175,15 +193,15 @@ class Run:
             history.to_csv(temporary, index=False)
         facts = {
             "training_seconds": round(float(history["seconds"].sum()), 1),
-            "total_seconds": round(time.perf_counter() - started, 1),
+            "total_seconds": round(seconds, 1),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "machine": platform.machine(),
             "threads": torch.get_num_threads(),
+            "processes": self.store.processes.num_processes,
         }
         _write_json(self.folder / "run.json", facts)
-        checkpoint.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, content: dict) -> None:
