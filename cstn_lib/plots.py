@@ -32,6 +32,7 @@ __all__ = [
     "box_legend",
     "draw_box",
     "draw_points",
+    "draw_score_map",
     "draw_theta",
     "image_row",
     "overlay_map",
@@ -46,6 +47,8 @@ BOX_STYLES = {
     "default": {"edgecolor": "#0072B2", "linestyle": (0, (5, 2)), "label": "default box"},
     "transformed": {"edgecolor": "#D7301F", "linestyle": "-", "label": "transformed box"},
     "truth": {"edgecolor": "#00A087", "linestyle": (0, (1, 1)), "label": "ground truth"},
+    # what another method answers has the colour of CSTN's answer; never both in one picture
+    "found": {"edgecolor": "#D7301F", "linestyle": "-", "label": "box found"},
 }
 
 
@@ -85,7 +88,7 @@ def draw_box(ax: Axes, box: Sequence[float], kind: str, **style: object) -> None
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
 
 
-def box_legend(figure: Figure, kinds: Sequence[str] = tuple(BOX_STYLES)) -> None:
+def box_legend(figure: Figure, kinds: Sequence[str] = ("default", "transformed", "truth")) -> None:
     """What the box colours mean, below the figure."""
     handles = [
         Line2D([], [], color=s["edgecolor"], linestyle=s["linestyle"], label=s["label"], lw=2)
@@ -111,6 +114,35 @@ def overlay_map(ax: Axes, values: np.ndarray, centres: np.ndarray, **style: obje
     look = {"cmap": "magma", "alpha": 0.65, **style}
     ax.imshow(values, extent=(left, right, bottom, top), **look)
     ax.set(xlim=(0, 1), ylim=(1, 0))
+
+
+def draw_score_map(
+    ax: Axes,
+    image: np.ndarray,
+    values: np.ndarray,
+    *,
+    threshold: float | None = None,
+    title: str = "",
+    **boxes: np.ndarray,
+) -> None:
+    """A score map over its image in grey, its active pixels framed in white, and boxes.
+
+    Args:
+        image: (H, W, 3) uint8.
+        values: (h, w) in [0, 1], covering the whole image; its size may be another.
+        threshold: pixels of at least this value are active; None frames nothing.
+        boxes: by kind, a key of `BOX_STYLES`: one (4,) or several (n, 4), ``xyxy`` in [0, 1].
+    """
+    grey = image.mean(axis=2, keepdims=True).astype(np.uint8)
+    show_image(ax, np.broadcast_to(grey, image.shape), title)
+    ax.imshow(values, extent=(0, 1, 1, 0), cmap="magma", alpha=0.6, vmin=0, vmax=1)
+    if threshold is not None and values.min() < threshold <= values.max():
+        height, width = values.shape
+        x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+        ax.contour(x, y, values, [threshold], colors="white", linewidths=1)
+    for kind, several in boxes.items():
+        for box in np.atleast_2d(several):
+            draw_box(ax, box, kind)
 
 
 def image_row(
