@@ -26,9 +26,20 @@ NOTEBOOKS = (
     "03_convolutional_stn",
     "04_regularization",
     "05_training",
+    "06_baselines",
     "07_table_1",
+    "08_table_2",
+    "09_table_3",
+    "10_table_4",
+    "11_table_5",
 )
-RESULTS = {"table-1": "07_table_1"}
+RESULTS = {
+    "table-1": "07_table_1",
+    "table-2": "08_table_2",
+    "table-3": "09_table_3",
+    "table-4": "10_table_4",
+    "table-5": "11_table_5",
+}
 """What ``--only`` may name beside a notebook, and the notebook that makes it."""
 
 
