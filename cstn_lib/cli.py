@@ -12,7 +12,9 @@ import typer
 
 from cstn_lib.atomic import atomic_file
 from cstn_lib.bench import ratio_tables, run_benchmarks
-from cstn_lib.data import DATASETS, DataConfig, open_split
+from cstn_lib.data import DATASETS, READERS, DataConfig, open_split
+from cstn_lib.data.check import check
+from cstn_lib.data.download import ARCHIVES, download
 from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
@@ -41,6 +43,7 @@ Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
 Seeds = Annotated[int, typer.Option(min=0, help="how many seeds; 0: as many as the profile has")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 DataRoot = Annotated[str, typer.Option(help="folder or zip of a data set that is read")]
+Root = Annotated[Path, typer.Option(help="folder or archive of the data set")]
 RunsDir = Annotated[str, typer.Option(help="where runs are kept (default: runs/)")]
 FiguresDir = Annotated[str, typer.Option(help="where tables go (default: figures/PROFILE)")]
 
@@ -207,6 +210,31 @@ def data_make(
     for split in ("train", "val", "test"):
         images = open_split(config, split)
         print(f"{name} {split}: {len(images)} images of {images.num_classes} classes")
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help=f"one of {', '.join(READERS)}")],
+    root: Root,
+    deep: Annotated[bool, typer.Option("--deep", help="decode every photo")] = False,
+) -> None:
+    """Look through a data set: exit status 0 where all of it can be used, 1 where not."""
+    if name not in READERS:
+        raise unknown_name("data set to check", name, READERS)
+    found = check(READERS[name], root.expanduser(), deep=deep)
+    print(f"{name} in {root}\n\n{found}")
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@data_app.command("download")
+def data_download(
+    name: Annotated[str, typer.Argument(help=f"one of {', '.join(ARCHIVES)}")],
+    root: Root,
+) -> None:
+    """Fetch a data set that anyone may fetch, and unpack it; continues where it was broken off."""
+    place = download(name, root.expanduser())
+    print(f"{place}\ncstn data check {name} --root {place}")
 
 
 def _finished(run: Run) -> Run:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from cstn_lib.data.images import ImageSet
-from cstn_lib.data.tiny_imagenet import SPLITS, open_tiny_imagenet
+from cstn_lib.data.reading import SPLITS, open_photos
+from cstn_lib.data.tiny_imagenet import TinyImageNet
 from cstn_lib.errors import InputError
 
 SUBSET = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-200-subset20.zip"
@@ -97,8 +98,8 @@ SOURCES: dict[str, Callable[[Layout, Path], Path]] = {
 def open_split(
     root: Path, split: str, tmp: Path, image_size: int = 64, limit: int | None = None
 ) -> ImageSet:
-    return open_tiny_imagenet(
-        root, split, image_size=image_size, data_dir=tmp / "data", limit=limit
+    return open_photos(
+        TinyImageNet, root, split, image_size=image_size, data_dir=tmp / "data", limit=limit
     )
 
 
@@ -355,13 +356,13 @@ FAULTS = {
         "test",
         VAL,
         lambda d: d + d.splitlines()[0],
-        f"{VAL}, line 13: image 'val_0.JPEG' again, expected once (it is on line 1)",
+        f"{VAL}, line 13: file 'val_0.JPEG' again, expected once (it is on line 1)",
     ),
     "train line twice": (
         "val",
         BOXES,
         lambda d: d + d.splitlines()[2],
-        f"{BOXES}, line 21: image 'n01000001_2.JPEG' again",
+        f"{BOXES}, line 21: file 'n01000001_2.JPEG' again",
     ),
     "test class without images": (
         "test",
@@ -412,7 +413,7 @@ FAULTS = {
         "test",
         TEST_PHOTO,
         halved,
-        f"{TEST_PHOTO}: damaged, expected a whole JPEG",
+        f"{TEST_PHOTO}: damaged, expected a whole JPEG, PNG",
     ),
     "empty image": ("test", TEST_PHOTO, lambda _: b"", f"{TEST_PHOTO}: damaged"),
     "text for an image": ("test", TEST_PHOTO, lambda _: b"<html>", f"{TEST_PHOTO}: damaged"),
@@ -462,7 +463,7 @@ def test_truncated_train_image_is_refused_whichever_split_it_is_in(tmp_path: Pat
     }
     root = SOURCES["folder"](files, tmp_path)
     for split in ("train", "val"):
-        assert "damaged, expected a whole JPEG" in refusal(root, split, tmp_path)
+        assert "damaged, expected a whole JPEG, PNG" in refusal(root, split, tmp_path)
 
 
 def test_class_of_one_train_image_cannot_be_split(tmp_path: Path) -> None:

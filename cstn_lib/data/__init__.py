@@ -1,6 +1,6 @@
 """The data sets, behind one door: `open_split`.
 
-Whatever its source, a split comes as an `ImageSet`. Its three splits mean the same everywhere:
+Whatever its source, a split comes as an `ImageSet`. The three splits mean the same everywhere:
 ``train`` gives labels only; ``val`` has boxes and is where hyper-parameters are chosen (the
 ``train-fullsup`` protocol of Choe et al., "Evaluating Weakly Supervised Object Localization Methods
 Right", 2020); ``test`` is what is reported, once.
@@ -12,15 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cstn_lib.data.birds import BirdsConfig, open_birds
+from cstn_lib.data.cub import CUB
+from cstn_lib.data.folder import Folder
+from cstn_lib.data.ilsvrc import ILSVRC
 from cstn_lib.data.images import ImageSet
-from cstn_lib.data.tiny_imagenet import open_tiny_imagenet
+from cstn_lib.data.reading import Reader, open_photos
+from cstn_lib.data.tiny_imagenet import TinyImageNet
+from cstn_lib.data.wsol_metadata import WSOLCub, WSOLIlsvrc, WSOLOpenImages
 from cstn_lib.errors import InputError, unknown_name
 from cstn_lib.project import project_folder
 
-__all__ = ["DATASETS", "DataConfig", "ImageSet", "birds_config", "open_split"]
+__all__ = ["DATASETS", "READERS", "DataConfig", "ImageSet", "birds_config", "open_split"]
 
-DATASETS = ("birds-cub", "birds-ilsvrc", "tiny-imagenet")
-"""``birds-*`` are drawn here; the others are read from a folder or archive of the user's."""
+READERS: dict[str, type[Reader]] = {
+    reader.name: reader
+    for reader in (TinyImageNet, CUB, ILSVRC, Folder, WSOLCub, WSOLIlsvrc, WSOLOpenImages)
+}
+"""The data sets that are read from a folder or archive of the user's."""
+
+DATASETS = ("birds-cub", "birds-ilsvrc", *READERS)
+"""``birds-*`` are drawn here."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +69,16 @@ def open_split(config: DataConfig, split: str, data_root: str | Path | None = No
     data_dir = project_folder("data")
     if config.name.startswith("birds-") and config.name in DATASETS:
         return open_birds(birds_config(config), split, data_dir)
-    if config.name == "tiny-imagenet":
+    if config.name in READERS:
         if not data_root:
-            raise InputError("dataset 'tiny-imagenet' needs its folder or zip: give data_root")
-        limit = getattr(config, split, None)
-        return open_tiny_imagenet(
+            raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")
+        return open_photos(
+            READERS[config.name],
             Path(data_root).expanduser(),
             split,
             image_size=config.image_size,
             data_dir=data_dir,
-            limit=limit,
+            limit=getattr(config, split, None),
         )
     raise unknown_name("dataset", config.name, DATASETS)
 

@@ -1,7 +1,8 @@
 """`ImageSet`: one split of a data set, decoded once and memory-mapped.
 
 Every data set of the project ends up as this one type, so that everything behind it (engine,
-metrics, plots) knows a single layout:
+metrics, plots) knows a single layout. A split too large to keep decoded is kept as a list of its
+photos, and its ``images`` decode when they are indexed (`cstn_lib.data.photos.PhotoArray`).
 
 * images are uint8 in (N, H, W, 3), the order in which a channels-last network reads them;
 * boxes are ``xyxy`` floats in [0, 1] of the image, any number of them an image;
@@ -10,20 +11,33 @@ metrics, plots) knows a single layout:
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch.utils.data import Dataset
 
 from cstn_lib.atomic import atomic_directory
+from cstn_lib.data.disk import alone_in, writing
+from cstn_lib.data.photos import PhotoArray
 from cstn_lib.errors import InputError
 
-__all__ = ["ImageSet", "open_image_set", "write_image_set"]
+__all__ = [
+    "ImageSet",
+    "SplitLists",
+    "open_image_set",
+    "write_image_set",
+    "write_photo_index",
+    "write_photo_set",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +47,8 @@ class ImageSet(Dataset):
     Attributes:
         name: the data set, e.g. ``"birds-cub"``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"pretext"``.
-        images: (N, H, W, 3) uint8, usually a read-only memory map.
+        images: (N, H, W, 3) uint8, usually a memory map; of a very large split an array that
+            decodes when it is indexed.
         labels: (N,) int64 in [0, number of classes).
         boxes: (M, 4) float32 ``xyxy`` in [0, 1], in the order of the images.
         box_offsets: (N + 1,) int64; the boxes of image i are rows box_offsets[i]:box_offsets[i +
@@ -44,7 +59,7 @@ class ImageSet(Dataset):
 
     name: str
     split: str
-    images: np.ndarray
+    images: np.ndarray | PhotoArray
     labels: np.ndarray
     boxes: np.ndarray
     box_offsets: np.ndarray
@@ -81,6 +96,18 @@ class ImageSet(Dataset):
         return images[0], labels[0]
 
 
+class SplitLists(NamedTuple):
+    """Everything of an `ImageSet` but its images."""
+
+    name: str
+    split: str
+    labels: np.ndarray
+    boxes: np.ndarray
+    box_offsets: np.ndarray
+    class_names: Sequence[str]
+    fingerprint: str
+
+
 def write_image_set(
     folder: Path,
     *,
@@ -88,7 +115,7 @@ def write_image_set(
     split: str,
     image_size: tuple[int, int],
     labels: np.ndarray,
-    boxes: list[np.ndarray],
+    boxes: Sequence[np.ndarray],
     class_names: Iterable[str],
     fingerprint: str,
     image_batches: Iterable[np.ndarray],
@@ -100,45 +127,85 @@ def write_image_set(
         image_batches: uint8 arrays (b, H, W, 3) that together hold the images in order; consumed
             one at a time, so that memory does not grow with the data.
     """
-    offsets = np.concatenate([[0], np.cumsum([len(b) for b in boxes])]).astype(np.int64)
-    flat = np.concatenate([np.reshape(b, (-1, 4)) for b in boxes]).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum([len(b) for b in boxes])])
+    flat = np.concatenate([np.reshape(b, (-1, 4)) for b in boxes])
+    lists = SplitLists(name, split, labels, flat, offsets, tuple(class_names), fingerprint)
     with atomic_directory(folder) as temporary:
-        images = open_memmap(
-            temporary / "images.npy", "w+", np.uint8, (len(labels), *image_size, 3)
-        )
-        start = 0
-        for batch in image_batches:
-            images[start : start + len(batch)] = batch
-            start += len(batch)
-        if start != len(labels):
-            raise ValueError(f"{start} images were drawn for {len(labels)} labels")
-        images.flush()
-        np.save(temporary / "labels.npy", np.asarray(labels, dtype=np.int64))
-        np.save(temporary / "boxes.npy", flat)
-        np.save(temporary / "box_offsets.npy", offsets)
-        meta = {
-            "name": name,
-            "split": split,
-            "class_names": list(class_names),
-            "fingerprint": fingerprint,
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        _write_images(temporary / _IMAGES, (len(labels), *image_size, 3), 0, image_batches)
+        _write_lists(temporary, lists)
+    return open_image_set(folder)
+
+
+def write_photo_set(
+    folder: Path,
+    lists: SplitLists,
+    side: int,
+    decode: Callable[[int], Iterable[np.ndarray]],
+) -> ImageSet:
+    """As `write_image_set`, for photos: an interrupted call leaves its images to the next one.
+
+    They wait in a hidden folder beside `folder`. Of two processes that want the same split at the
+    same time the second one waits and finds what the first one made.
+
+    Args:
+        side: of the square images, in pixels.
+        decode: given the number of images that are there already, the batches (b, side, side, 3) of
+            the rest.
+
+    Raises:
+        InputError: a photo is damaged (then nothing is kept), or `folder` cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shape = (len(lists.labels), side, side, 3)
+    with writing(folder), alone_in(folder.parent):
+        if not folder.is_dir():
+            partial.mkdir(exist_ok=True)
+            there = _images_there(partial / _IMAGES, shape)
+            _check_space(partial, (shape[0] - there) * side * side * 3)
+            try:
+                _write_images(partial / _IMAGES, shape, there, decode(there))
+            except InputError:
+                # once the photo is put right, the split has another name
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            _write_lists(partial, lists)
+            os.replace(partial, folder)
+    return open_image_set(folder)
+
+
+def write_photo_index(
+    folder: Path, lists: SplitLists, side: int, top: Path, files: Sequence[str]
+) -> ImageSet:
+    """Write a split as a list of its photos, which are decoded whenever they are used.
+
+    Args:
+        side: of the square images, in pixels.
+        top: the folder that `files` are relative to.
+
+    Raises:
+        InputError: `folder` cannot be written.
+    """
+    with writing(folder), atomic_directory(folder) as temporary:
+        np.save(temporary / _FILES, np.array([file.encode() for file in files], dtype=np.bytes_))
+        _write_lists(temporary, lists, top=str(top.resolve()), side=side)
     return open_image_set(folder)
 
 
 def open_image_set(folder: Path) -> ImageSet:
-    """Open a split written by `write_image_set`; the images stay on disk until they are read.
+    """Open a split written by one of these functions; images stay on disk until they are read.
 
     Raises:
         InputError: a file of the folder is missing or damaged.
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        arrays = {
-            part: np.load(folder / f"{part}.npy", mmap_mode="c" if part == "images" else None)
-            for part in ("images", "labels", "boxes", "box_offsets")
-        }
-        lengths = (len(arrays["images"]), len(arrays["labels"]), len(arrays["box_offsets"]) - 1)
+        arrays = {part: np.load(folder / f"{part}.npy") for part in _LISTS}
+        if (folder / _FILES).is_file():
+            files = np.load(folder / _FILES, mmap_mode="r")
+            images = PhotoArray(Path(meta["top"]), files, meta["side"])
+        else:
+            images = np.load(folder / _IMAGES, mmap_mode="c")
+        lengths = (len(images), len(arrays["labels"]), len(arrays["box_offsets"]) - 1)
         if len(set(lengths)) > 1 or arrays["box_offsets"][-1] != len(arrays["boxes"]):
             raise ValueError("its files differ in length")
         return ImageSet(
@@ -146,9 +213,81 @@ def open_image_set(folder: Path) -> ImageSet:
             split=meta["split"],
             class_names=tuple(meta["class_names"]),
             fingerprint=meta["fingerprint"],
+            images=images,
             **arrays,
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder}: not a readable image set ({error}); delete the folder to have it made again"
         ) from error
+
+
+# The files of a split
+
+_IMAGES, _FILES = "images.npy", "files.npy"
+_LISTS = ("labels", "boxes", "box_offsets")
+
+
+def _write_lists(folder: Path, lists: SplitLists, **more: object) -> None:
+    np.save(folder / "labels.npy", np.asarray(lists.labels, dtype=np.int64))
+    np.save(folder / "boxes.npy", np.asarray(lists.boxes, dtype=np.float32).reshape(-1, 4))
+    np.save(folder / "box_offsets.npy", np.asarray(lists.box_offsets, dtype=np.int64))
+    meta = {
+        "name": lists.name,
+        "split": lists.split,
+        "class_names": list(lists.class_names),
+        "fingerprint": lists.fingerprint,
+        **more,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _write_images(
+    path: Path, shape: tuple[int, ...], there: int, batches: Iterable[np.ndarray]
+) -> None:
+    """Append to the first `there` images of an array of that shape.
+
+    Written as a file, not through a memory map: where the disk is full, that is an error, and not
+    the end of the process.
+    """
+    header = _header(shape)
+    with open(path, "r+b" if there else "wb") as file:
+        if there:
+            file.seek(file.truncate(len(header) + there * prod(shape[1:])))
+        else:
+            file.write(header)
+        for batch in batches:
+            if batch.shape[1:] != shape[1:] or batch.dtype != np.uint8:
+                raise ValueError(f"images {batch.dtype} {batch.shape}, expected uint8 {shape}")
+            file.write(np.ascontiguousarray(batch).data)
+            there += len(batch)
+    if there != shape[0]:
+        raise ValueError(f"{there} images were drawn for {shape[0]} labels")
+
+
+def _images_there(path: Path, shape: tuple[int, ...]) -> int:
+    """How many whole images an interrupted process has left."""
+    header = _header(shape)
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:
+        if file.read(len(header)) != header:
+            return 0
+    return min((path.stat().st_size - len(header)) // prod(shape[1:]), shape[0])
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """The first bytes of a .npy file."""
+    file = io.BytesIO()
+    kind = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, kind)
+    return file.getvalue()
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder.parent}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the "
+            "decoded images; free some space and start again"
+        )

@@ -1,0 +1,29 @@
+"""A disk that fills up, for tests."""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = ["NoSpace"]
+
+
+class NoSpace:
+    """A file that takes so many bytes."""
+
+    def __init__(self, file: object, room: int) -> None:
+        self.file, self.room = file, room
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> NoSpace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: memoryview) -> int:
+        self.room -= len(bytes(data))
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(data)
