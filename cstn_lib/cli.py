@@ -20,7 +20,7 @@ from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
 from cstn_lib.metrics import choose_threshold, evaluate
 from cstn_lib.project import project_folder
-from cstn_lib.report import save_table_files, table_1
+from cstn_lib.report import TABLES, save_table_files, table_experiments
 from cstn_lib.reproduce import RESULTS, check_parameters, run_notebooks
 from cstn_lib.runs import Run, RunStore
 from cstn_lib.score_maps import CAM_THRESHOLD
@@ -46,6 +46,10 @@ DataRoot = Annotated[str, typer.Option(help="folder or zip of a data set that is
 Root = Annotated[Path, typer.Option(help="folder or archive of the data set")]
 RunsDir = Annotated[str, typer.Option(help="where runs are kept (default: runs/)")]
 FiguresDir = Annotated[str, typer.Option(help="where tables go (default: figures/PROFILE)")]
+
+
+TERMINAL = 110
+"""Characters a line of a printed table; what is wider continues below."""
 
 
 def main() -> None:
@@ -144,23 +148,38 @@ def predict(
 @app.command()
 def report(
     profile: ProfileName = "quick",
-    dataset: Annotated[str, typer.Option(help="a,b for two")] = "birds-cub,birds-ilsvrc",
+    dataset: Annotated[str, typer.Option(help="instead of the tables' own; a,b for two")] = "",
     seeds: Seeds = 0,
     device: Device = "auto",
     data_root: DataRoot = "",
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
 ) -> None:
-    """Write the tables from finished runs; nothing is trained."""
+    """Write the tables whose runs are finished; nothing is trained."""
     store = RunStore(runs_dir, data_root, device)
-    runs = [
-        _finished(store.open(make_experiment("cstn", name, profile, seed=seed, device=device)))
-        for name in dataset.split(",")
-        for seed in range(seeds or profile_named(profile).seeds)
-    ]
     folder = _figures(figures_dir, profile)
-    save_table_files(table_1(runs), folder, "table_1")
-    _print_table(folder / "table_1.csv")
+    left_out = []
+    for name, spec in TABLES.items():
+        if dataset.count(",") >= len(spec.datasets):
+            left_out.append(f"{name} is about one data set, not {dataset}")
+            continue
+        needed = table_experiments(name, profile, dataset=dataset, seeds=seeds, device=device)
+        runs = [store.open(experiment) for experiment in needed]
+        missing = [run for run in runs if not run.finished]
+        if missing:
+            names = ", ".join(dict.fromkeys(run.experiment.name for run in missing))
+            left_out.append(f"{name} lacks {len(missing)} of {len(runs)} runs ({names})")
+            continue
+        path = folder / f"{name.replace('-', '_')}.csv"
+        save_table_files(spec.make(runs), folder, path.stem)
+        _print_table(path)
+    if len(left_out) == len(TABLES):
+        raise InputError(
+            f"{project_folder('runs', runs_dir)}: no table has all of its runs, {left_out[0]}; "
+            f"not trained yet: run cstn train or cstn reproduce --profile {profile} first"
+        )
+    for line in left_out:
+        print(f"not written: {line}")
 
 
 @app.command()
@@ -249,5 +268,5 @@ def _figures(figures_dir: str, profile: str) -> Path:
 
 def _print_table(path: Path) -> None:
     """A table of `cstn_lib.report` on end, which fits a terminal: a column a row."""
-    table = pd.read_csv(path, index_col=0).T
-    print(f"\n{table.fillna('').to_string()}\n\n{path} and .md\n")
+    table = pd.read_csv(path, index_col=0).astype(object).T
+    print(f"\n{table.fillna('').to_string(line_width=TERMINAL)}\n\n{path} and .md\n")

@@ -38,6 +38,7 @@ __all__ = [
     "area_histogram",
     "best_centred_square",
     "best_iou",
+    "bootstrap_interval",
     "box_area",
     "centred_square",
     "choose_threshold",
@@ -236,3 +237,23 @@ def seed_interval(values: np.ndarray) -> Interval:
         return Interval(mean, float("nan"), float("nan"))
     reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return Interval(mean, mean - reach, mean + reach)
+
+
+def bootstrap_interval(values: np.ndarray, samples: int = 2000) -> Interval:
+    """Bootstrap interval of a mean over test images and, where there are several, over seeds.
+
+    Images are drawn again with replacement, the same for all seeds, and so are the seeds.
+
+    Args:
+        values: (n,) or (seeds, n) numbers an image, such as one method's hits less another's.
+        samples: how many times the mean is drawn.
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    seeds, images = values.shape
+    random = np.random.default_rng(0)
+    means = np.empty(samples)
+    for sample in range(samples):
+        by_seed = values[:, random.integers(0, images, images)].mean(axis=1)
+        means[sample] = by_seed[random.integers(0, seeds, seeds)].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean()), float(low), float(high))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from cstn_lib.data import DataConfig, ImageSet
 from cstn_lib.engine import TrainingConfig
-from cstn_lib.experiments import Experiment
+from cstn_lib.experiments import Experiment, make_experiment
 from cstn_lib.models import LevelConfig, ModelConfig
 from cstn_lib.runs import Run, RunStore
+from cstn_lib.score_maps import CAM_THRESHOLD, THRESHOLDS
 
 # networks this small are no work for two threads, and waiting for each other takes longer
 torch.set_num_threads(1)
@@ -110,3 +113,66 @@ def tiny_imagenet_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"val_{wnid}.JPEG\t{wnid}\t10\t10\t40\t40")
         archive.writestr("val/val_annotations.txt", "\n".join(rows))
     return path
+
+
+OBJECT, ELSEWHERE = [0.25, 0.25, 0.75, 0.75], [0.0, 0.0, 0.1, 0.1]
+
+
+@dataclass(frozen=True)
+class WrittenRun:
+    """A run as `cstn_lib.report` sees it, with predictions written by hand."""
+
+    experiment: Experiment
+    tables: dict[str, pd.DataFrame]
+    facts: dict = field(default_factory=lambda: {"training_seconds": 10.0})
+
+    def predictions(self, split: str = "test") -> pd.DataFrame:
+        return self.tables[split]
+
+
+def written_votes(images: Sequence[str]) -> pd.DataFrame:
+    """Predictions of a network that votes: a string an image.
+
+    The first letter tells the class (``+`` right, ``-`` wrong), the others the boxes under the true
+    class, best first: ``r`` on the object, anything else far away.
+    """
+    rows = []
+    for letters in images:
+        boxes = [OBJECT if letter == "r" else ELSEWHERE for letter in letters[1:]]
+        row = {"label": 1, "predicted": int(letters[0] == "+"), "gt_boxes": np.array(OBJECT)}
+        row |= {"true_box": np.ravel(boxes), "any_iou": float("r" in letters)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def written_maps(images: Sequence[tuple[str, Sequence[float]]]) -> pd.DataFrame:
+    """Predictions of a method with score maps: class, and the thresholds that give a right box."""
+    rows = []
+    for letter, right in images:
+        boxes = [OBJECT if threshold in right else ELSEWHERE for threshold in THRESHOLDS]
+        row = {"label": 1, "predicted": int(letter == "+"), "gt_boxes": np.array(OBJECT)}
+        row |= {
+            "true_box": np.array(boxes[THRESHOLDS.index(CAM_THRESHOLD)]),
+            "any_iou": float(CAM_THRESHOLD in right),
+            "threshold_boxes": np.ravel(boxes),
+            "threshold_any_iou": np.array([float(t in right) for t in THRESHOLDS]),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., WrittenRun]:
+    """A finished run of a named experiment whose predictions are given as strings or tuples."""
+
+    def write(
+        name: str, test: Sequence, val: Sequence = (), *, dataset: str = "birds-cub", seed: int = 0
+    ) -> WrittenRun:
+        tables = {
+            split: (written_votes if isinstance(images[0], str) else written_maps)(images)
+            for split, images in (("test", test), ("val", val or test))
+        }
+        experiment = make_experiment(name, dataset, "smoke", seed=seed, device="cpu")
+        return WrittenRun(experiment, tables)
+
+    return write

@@ -158,6 +158,40 @@ def test_report(cstn: Command, runs: Path, tmp_path: Path):
     assert table.index.tolist() == ["birds-cub", "birds-ilsvrc"]
 
 
+def test_report_says_what_is_missing(cstn: Command, runs: Path, tmp_path: Path):
+    """One line for each table that is not there, and the others are written."""
+    train = ("train", "plain", *SMOKE, "--runs-dir", runs)
+    assert cstn(*train).status == 0
+    figures = tmp_path / "figures"
+    result = cstn("report", *SMOKE, "--runs-dir", runs, "--figures-dir", figures)
+    assert result.status == 0
+    written = [f"table_{n}.{kind}" for n in (1, 2) for kind in ("csv", "md")]
+    assert sorted(path.name for path in figures.iterdir()) == written
+    missing = [line for line in result.out.splitlines() if line.startswith("not written: ")]
+    assert len(missing) == 3
+    for line, table in zip(missing, ("table-3", "table-4", "table-5"), strict=True):
+        assert table in line
+    assert "6 of 7 runs (cstn-lambda-0, " in missing[0]
+    assert "7 of 9 runs (cam, has, acol, spg, adl, stn, deform)" in missing[1]
+
+
+def test_report_of_two_seeds_of_which_one_is_there(cstn: Command, runs: Path, tmp_path: Path):
+    options = ("--runs-dir", runs, "--figures-dir", tmp_path / "figures", "--seeds", 2)
+    assert_refused(cstn("report", *SMOKE, *options), runs, "2 of 4 runs (cstn)")
+    assert not (tmp_path / "figures").exists()
+
+
+def test_report_on_two_data_sets_leaves_out_tables_of_one(
+    cstn: Command, runs: Path, tmp_path: Path
+):
+    both = ("--dataset", "birds-ilsvrc,birds-cub", "--figures-dir", tmp_path / "figures")
+    result = cstn("report", *SMOKE, "--runs-dir", runs, *both)
+    assert result.status == 0
+    assert result.out.count("is about one data set, not birds-ilsvrc,birds-cub") == 4
+    table = pd.read_csv(tmp_path / "figures" / "table_1.csv", index_col="data set")
+    assert table.index.tolist() == ["birds-ilsvrc", "birds-cub"]
+
+
 def test_pretrain_and_data_make_are_there(cstn: Command):
     for arguments in (["pretrain"], ["data", "make"]):
         result = cstn(*arguments, "--help")

@@ -20,6 +20,7 @@ from cstn_lib.metrics import (
     area_histogram,
     best_centred_square,
     best_iou,
+    bootstrap_interval,
     box_area,
     centred_square,
     choose_threshold,
@@ -493,3 +494,34 @@ def test_seed_interval_of_one_seed():
     interval = seed_interval([0.7])
     assert interval.mean == 0.7
     assert math.isnan(interval.low) and math.isnan(interval.high)
+
+
+# The bootstrap
+
+
+def test_bootstrap_interval_of_a_fraction_is_near_wilsons():
+    right = np.arange(1000) % 10 < 3
+    ours, wilsons = bootstrap_interval(right), image_interval(right)
+    assert ours.mean == wilsons.mean == pytest.approx(0.3)
+    assert ours == pytest.approx(wilsons, abs=0.004)
+    assert bootstrap_interval(right) == ours, "the same every time"
+
+
+def test_bootstrap_interval_without_variance():
+    assert bootstrap_interval(np.ones(7)) == (1, 1, 1)
+
+
+def test_bootstrap_interval_draws_images_together():
+    """A difference that is the same for every image keeps nothing of the images' spread."""
+    values = np.random.default_rng(0).normal(size=(1, 400))
+    mirrored = bootstrap_interval(np.concatenate([values, values]))
+    assert mirrored == pytest.approx(bootstrap_interval(values), abs=0.02)
+
+
+def test_bootstrap_interval_knows_the_spread_of_seeds():
+    """Three seeds that disagree, each sure of itself: any of them may fill the mean."""
+    seeds = np.repeat([[0.0], [0.5], [1.0]], 100, axis=1)
+    interval = bootstrap_interval(seeds)
+    assert interval.mean == 0.5
+    # three draws of one value have chance 1/27, more than the 2.5 % cut off at each end
+    assert (interval.low, interval.high) == (0, 1)
