@@ -27,8 +27,15 @@ NOTEBOOKS = (
     "04_regularization",
     "05_training",
     "07_table_1",
+    "12_figure_6",
+    "13_figure_8",
+    "14_qualitative_figures",
 )
-RESULTS = {"table-1": "07_table_1"}
+RESULTS = {
+    "table-1": "07_table_1",
+    "figure-6": "12_figure_6",
+    "figure-8": "13_figure_8",
+}
 """What ``--only`` may name beside a notebook, and the notebook that makes it."""
 
 
