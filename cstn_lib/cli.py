@@ -78,7 +78,7 @@ def reproduce(
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
 ) -> None:
-    """Run the notebooks and print each table beside the paper's."""
+    """Run the notebooks; print each table beside the paper's, and where the figures are."""
     given = {
         "profile": profile,
         "dataset": dataset,
@@ -94,8 +94,11 @@ def reproduce(
     folder = _figures(figures_dir, profile)
     made = {path.stem for path in outputs}
     for result, notebook in RESULTS.items():
-        if notebook in made:
-            _print_table(folder / f"{result.replace('-', '_')}.csv")
+        path = folder / f"{result.replace('-', '_')}.csv"
+        if notebook in made and result.startswith("figure-"):
+            print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")
+        elif notebook in made:
+            _print_table(path)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,17 +25,21 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from cstn_lib.areas import WITH, WITHOUT
+from cstn_lib.atomic import atomic_file
 from cstn_lib.comparison import MISSES
 from cstn_lib.data import DataConfig, ImageSet, birds_config
 from cstn_lib.data.birds import draw_bird_image
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes, sampling_points
-from cstn_lib.metrics import Interval
+from cstn_lib.metrics import AreaHistogram, Interval
 
 __all__ = [
     "BOX_STYLES",
     "box_legend",
+    "draw_area_histogram",
     "draw_box",
     "draw_points",
+    "draw_rates",
     "draw_score_map",
     "draw_theta",
     "image_row",
@@ -43,6 +48,8 @@ __all__ = [
     "plot_history",
     "plot_methods",
     "plot_misses",
+    "save_figure",
+    "save_photos",
     "sharp_image",
     "show_image",
     "show_photos",
@@ -351,3 +358,78 @@ def plot_misses(kinds: Mapping[str, np.ndarray]) -> Figure:
         *ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
     )
     return figure
+
+
+_COUNT_STYLES = {
+    WITHOUT: {"color": BOX_STYLES["default"]["edgecolor"], "hatch": "////", "edgecolor": "white"},
+    WITH: {"color": BOX_STYLES["transformed"]["edgecolor"], "edgecolor": "white"},
+}
+"""The paper's blue and red, told apart in grey by the hatch; behind them, pale, its green."""
+
+
+def draw_area_histogram(ax: Axes, histogram: AreaHistogram, title: str = "") -> None:
+    """Images by the area of their objects, in the paper's colours (Fig. 6 and 8).
+
+    In each bin a wide pale bar of all images, its count above it; within it the images localized
+    without transform (blue, hatched) and with it (red), where the histogram has them.
+    """
+    percent = 100 * histogram.edges
+    left, width = percent[:-1], np.diff(percent)
+    green = BOX_STYLES["truth"]["edgecolor"]
+    look = {"facecolor": "#CDEAE4", "edgecolor": green, "linewidth": 1.2}
+    drawn = ax.bar(left, histogram.images, width, align="edge", label="images", **look)
+    ax.bar_label(drawn, fmt="%d", fontsize=8, padding=1)
+    names = [name for name in _COUNT_STYLES if name in histogram.localized]
+    for place, name in enumerate(names):
+        ax.bar(
+            left + width * (0.1 + 0.4 * place),
+            histogram.localized[name],
+            0.4 * width,
+            align="edge",
+            label=f"localized {name}",
+            linewidth=0.8,
+            **_COUNT_STYLES[name],
+        )
+    ax.set(xlabel="area of the object [% of the image]", ylabel="images", title=title)
+    ax.set(xlim=(percent[0] - 0.2 * width[0], percent[-1] + 0.2 * width[-1]))
+
+
+def draw_rates(ax: Axes, rates: pd.DataFrame, label: str, marker: str, **style: object) -> None:
+    """A share of the images by the area of their objects, with 95 % intervals.
+
+    Args:
+        rates: of `cstn_lib.areas.rates_by_area`.
+    """
+    percent = 100 * rates
+    reach = [
+        (percent["rate"] - percent["low"]).clip(0),
+        (percent["high"] - percent["rate"]).clip(0),
+    ]
+    look = {"capsize": 2, "linewidth": 1.5, "elinewidth": 0.8, "markersize": 5, **style}
+    ax.errorbar(percent["area"], percent["rate"], yerr=reach, label=label, marker=marker, **look)
+    ax.set(xlabel="area of the object [% of the image]", ylim=(-2, 102))
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as ``name.svg`` and ``name.png``; the same figure gives the same bytes."""
+    with plt.rc_context({"svg.hashsalt": "cstn"}):
+        for kind, options in {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 120}}.items():
+            with atomic_file(folder / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, **options)
+
+
+def save_photos(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure full of images as ``name.jpg``, display that file, and close the figure.
+
+    The JPEG's quality is the highest in steps of 10, up to 85, that keeps it below 150 KB.
+    """
+    for quality in range(85, 20, -10):
+        stream = BytesIO()
+        options = {"quality": quality, "optimize": True}
+        figure.savefig(stream, format="jpeg", dpi=160, bbox_inches="tight", pil_kwargs=options)
+        if len(stream.getvalue()) < 150_000:
+            break
+    plt.close(figure)
+    with atomic_file(folder / f"{name}.jpg") as temporary:
+        temporary.write_bytes(stream.getvalue())
+    display(Image(stream.getvalue(), format="jpeg"))

@@ -32,6 +32,9 @@ NOTEBOOKS = (
     "09_table_3",
     "10_table_4",
     "11_table_5",
+    "12_figure_6",
+    "13_figure_8",
+    "14_qualitative_figures",
 )
 RESULTS = {
     "table-1": "07_table_1",
@@ -39,6 +42,8 @@ RESULTS = {
     "table-3": "09_table_3",
     "table-4": "10_table_4",
     "table-5": "11_table_5",
+    "figure-6": "12_figure_6",
+    "figure-8": "13_figure_8",
 }
 """What ``--only`` may name beside a notebook, and the notebook that makes it."""
 
