@@ -207,7 +207,10 @@ def area_histogram(areas: np.ndarray, hit: dict[str, np.ndarray], bins: int = 10
         areas: (n,) as fractions of the image.
         hit: by name, (n,) booleans.
     """
-    edges = np.histogram_bin_edges(areas, bins)
+    low, high = areas.min(), areas.max()
+    if high - low < 1e-9:  # bins that narrow cannot be told apart
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
     return AreaHistogram(
         edges,
         np.histogram(areas, edges)[0],
