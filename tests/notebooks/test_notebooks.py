@@ -32,6 +32,7 @@ PARAMETERS = {
 }
 LONGEST_CELL = 25  # lines
 LARGEST_PICTURE = 150 * 1024  # bytes
+WSOL_METADATA = Path(__file__).parents[3] / "shared" / "data" / "wsol-metadata"
 
 pytestmark = pytest.mark.notebooks
 each_notebook = pytest.mark.parametrize("name", FOUND)
@@ -203,6 +204,52 @@ def shown_tables(notebook: nbformat.NotebookNode) -> Iterator[Values]:
                 }
                 yield shown
                 yield {(column, row): text for (row, column), text in shown.items()}
+
+
+@pytest.mark.skipif(not WSOL_METADATA.is_dir(), reason="the WSOL metadata is absent")
+@pytest.mark.parametrize(
+    ("result", "counts"),
+    [
+        ("figure-6", {"CUB-200-2011 test": 5794}),
+        ("figure-8", {"every box": 80_477, "every image, its largest box": 50_000}),
+    ],
+)
+def test_real_annotations_are_drawn(place: Path, result, counts):
+    given = {**parameters(place, "annotated"), "data_root": str(WSOL_METADATA)}
+    run_notebooks([result], given)
+    stem = result.replace("-", "_")
+    for name in (stem, f"{stem}_annotations"):
+        for kind in ("svg", "png"):
+            assert 0 < (place / "annotated" / f"{name}.{kind}").stat().st_size < LARGEST_PICTURE
+    table = pd.read_csv(place / "annotated" / f"{stem}_annotations.csv")
+    found = table.groupby("panel")["images"].sum()
+    assert {name: found[name] for name in counts} == counts
+
+
+def test_a_figures_data_root_may_be_something_else(place: Path, tiny_imagenet_zip: Path):
+    given = {**parameters(place, "not annotated"), "data_root": str(tiny_imagenet_zip)}
+    run_notebooks(["figure-6"], given)
+    made = {path.name for path in (place / "not annotated").iterdir()}
+    assert made == {"figure_6.svg", "figure_6.png", "figure_6.csv"}
+
+
+def test_the_command_says_where_the_figures_are(place: Path):
+    options = {**parameters(place, "figures by command"), "only": "figure-8"}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cstn_lib", "reproduce"),
+            *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    path = place / "figures by command" / "figure_8.png"
+    assert f"{path}, .svg and .csv" in done.stdout
+    assert all(path.with_suffix(kind).is_file() for kind in (".png", ".svg", ".csv"))
+    table = pd.read_csv(path.with_suffix(".csv"))
+    assert table["images"].sum() == 48, "the test images of the smoke profile"
 
 
 @pytest.mark.skipif(RESULTS["table-1"] not in FOUND, reason="the notebook of Table I is absent")

@@ -1,0 +1,129 @@
+"""Histograms show the counts they are given, and figures are written whole, small and alike."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from cstn_lib import plots
+from cstn_lib.areas import WITH, WITHOUT
+from cstn_lib.metrics import AreaHistogram
+
+HISTOGRAM = AreaHistogram(
+    edges=np.linspace(0.1, 0.5, 5),
+    images=np.array([10, 0, 7, 3]),
+    localized={WITHOUT: np.array([1, 0, 6, 3]), WITH: np.array([4.5, 0, 5, 0])},
+)
+
+
+@pytest.fixture
+def ax() -> Iterator[Axes]:
+    with plt.rc_context():
+        plots.use_style()
+        figure, axes = plt.subplots()
+        yield axes
+        plt.close(figure)
+
+
+def bars(ax: Axes) -> dict[str, list]:
+    return {group.get_label(): list(group) for group in ax.containers}
+
+
+def test_bars_are_as_high_as_the_counts(ax: Axes):
+    plots.draw_area_histogram(ax, HISTOGRAM, "a title")
+    drawn = bars(ax)
+    assert list(drawn) == ["images", f"localized {WITHOUT}", f"localized {WITH}"]
+    for counts, group in zip(
+        (HISTOGRAM.images, *HISTOGRAM.localized.values()), drawn.values(), strict=True
+    ):
+        assert [bar.get_height() for bar in group] == counts.tolist()
+    assert [text.get_text() for text in ax.texts] == ["10", "0", "7", "3"]
+    assert ax.get_title() == "a title"
+    assert "%" in ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_bars_stand_in_their_bins(ax: Axes):
+    plots.draw_area_histogram(ax, HISTOGRAM)
+    images, *localized = bars(ax).values()
+    for at, bar in enumerate(images):
+        ends = bar.get_x(), bar.get_x() + bar.get_width()
+        assert ends == pytest.approx(tuple(100 * HISTOGRAM.edges[at : at + 2]))
+        before, after = (group[at] for group in localized)
+        assert ends[0] < before.get_x() < after.get_x()
+        assert before.get_x() + before.get_width() <= after.get_x() + 1e-9
+        assert after.get_x() + after.get_width() < ends[1]
+
+
+def test_colours_mean_what_they_mean_in_the_paper_and_hatches_tell_them_in_grey(ax: Axes):
+    plots.draw_area_histogram(ax, HISTOGRAM)
+    images, before, after = (group[0] for group in bars(ax).values())
+    of_boxes = {kind: style["edgecolor"] for kind, style in plots.BOX_STYLES.items()}
+    assert to_hex(images.get_edgecolor()).upper() == of_boxes["truth"]
+    assert to_hex(before.get_facecolor()).upper() == of_boxes["default"]
+    assert to_hex(after.get_facecolor()).upper() == of_boxes["transformed"]
+    assert before.get_hatch() and not after.get_hatch()
+
+
+def test_green_bars_alone(ax: Axes):
+    plots.draw_area_histogram(ax, AreaHistogram(HISTOGRAM.edges, HISTOGRAM.images, {}))
+    assert list(bars(ax)) == ["images"]
+
+
+def test_rates_have_their_intervals(ax: Axes):
+    rates = pd.DataFrame(
+        {"area": [0.1, 0.5], "rate": [0.2, 1.0], "low": [0.1, 0.8], "high": [0.4, 1]}
+    )
+    plots.draw_rates(ax, rates, "found", "o")
+    (group,) = ax.containers
+    assert group.get_label() == "found"
+    line, _, (reach,) = group
+    assert line.get_xydata() == pytest.approx(np.array([[10, 20], [50, 100]]))
+    ends = [segment[:, 1].tolist() for segment in reach.get_segments()]
+    assert ends == [pytest.approx([10, 40]), pytest.approx([80, 100])]
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path: Path):
+    for folder in ("one", "two"):
+        with plt.rc_context():
+            plots.use_style()
+            figure, ax = plt.subplots()
+            plots.draw_area_histogram(ax, HISTOGRAM)
+            figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center")
+            plots.save_figure(figure, tmp_path / folder, "figure_6")
+            plt.close(figure)
+    names = ["figure_6.png", "figure_6.svg"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    for name in names:
+        one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert one == two
+        assert len(one) < 150_000
+    assert b"<dc:date>" not in (tmp_path / "one" / "figure_6.svg").read_bytes()
+
+
+@pytest.mark.parametrize("grain", [320, 8, 2], ids=["plain", "coarse", "fine"])
+def test_photos_stay_small(tmp_path: Path, grain):
+    """Whatever is on them: the finer the grain, the lower the quality."""
+    random = np.random.default_rng(0)
+    cells = random.integers(0, 256, (6, 320 // grain, 320 // grain, 3), dtype=np.uint8)
+    images = list(cells.repeat(grain, axis=1).repeat(grain, axis=2))
+    with plt.rc_context():
+        plots.use_style()
+        figure = plots.image_row(images, [{"truth": np.array([0.1, 0.1, 0.9, 0.9])}] * 6)
+        plots.save_photos(figure, tmp_path / "new", "figure_2")
+    assert not plt.fignum_exists(figure.number)
+    (path,) = (tmp_path / "new").iterdir()
+    assert path.name == "figure_2.jpg"
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as photo:
+        assert photo.format == "JPEG"
+        assert photo.width >= 6 * 300
+    assert len(content) < 150_000
