@@ -8,6 +8,7 @@ GT-Known Loc judges.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -33,10 +34,16 @@ __all__ = [
     "known_boxes",
     "object_areas",
     "paired_difference",
+    "settings",
 ]
 
 MISSES = ("right", "shifted", "too large", "too small")
 """What `kinds_of_misses` tells apart."""
+
+
+def settings(run: Run) -> pd.Series:
+    """Every field of a run's configuration as text, by its dotted name: what may differ fairly?"""
+    return pd.json_normalize(asdict(run.experiment)).iloc[0].map(str)
 
 
 def judged(run: Run) -> pd.DataFrame:

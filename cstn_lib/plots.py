@@ -1,13 +1,14 @@
 """Pictures in one style, one meaning a colour everywhere.
 
 The default box is blue and dashed, the transformed box red and solid, the ground truth green and
-dotted, as in the paper's figures; the hues are told apart by colour-blind readers, the line styles
-in black and white. Boxes come in [0, 1] and meet pixels only here.
+dotted, as in the paper's figures, and the box of a score map orange and dash-dotted; the hues are
+told apart by colour-blind readers, the line styles in black and white. Boxes come in [0, 1] and
+meet pixels only here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -26,10 +27,11 @@ from torch import Tensor
 
 from cstn_lib.areas import WITH, WITHOUT
 from cstn_lib.atomic import atomic_file
+from cstn_lib.comparison import MISSES
 from cstn_lib.data import DataConfig, ImageSet, birds_config
 from cstn_lib.data.birds import draw_bird_image
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes, sampling_points
-from cstn_lib.metrics import AreaHistogram
+from cstn_lib.metrics import AreaHistogram, Interval
 
 __all__ = [
     "BOX_STYLES",
@@ -41,7 +43,10 @@ __all__ = [
     "draw_theta",
     "image_row",
     "overlay_map",
+    "plot_by_area",
     "plot_history",
+    "plot_methods",
+    "plot_misses",
     "save_figure",
     "save_photos",
     "sharp_image",
@@ -54,6 +59,7 @@ BOX_STYLES = {
     "default": {"edgecolor": "#0072B2", "linestyle": (0, (5, 2)), "label": "default box"},
     "transformed": {"edgecolor": "#D7301F", "linestyle": "-", "label": "transformed box"},
     "truth": {"edgecolor": "#00A087", "linestyle": (0, (1, 1)), "label": "ground truth"},
+    "score map": {"edgecolor": "#E69F00", "linestyle": "-.", "label": "box of the score map"},
 }
 
 
@@ -93,7 +99,7 @@ def draw_box(ax: Axes, box: Sequence[float], kind: str, **style: object) -> None
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
 
 
-def box_legend(figure: Figure, kinds: Sequence[str] = tuple(BOX_STYLES)) -> None:
+def box_legend(figure: Figure, kinds: Sequence[str] = ("default", "transformed", "truth")) -> None:
     """What the box colours mean, below the figure."""
     handles = [
         Line2D([], [], color=s["edgecolor"], linestyle=s["linestyle"], label=s["label"], lw=2)
@@ -301,3 +307,97 @@ def save_photos(figure: Figure, folder: Path, name: str) -> None:
     with atomic_file(folder / f"{name}.jpg") as temporary:
         temporary.write_bytes(stream.getvalue())
     display(Image(stream.getvalue(), format="jpeg"))
+
+
+def plot_methods(
+    intervals: Mapping[str, Sequence[Interval]], published: Mapping[str, float]
+) -> Figure:
+    """A share of test images for each method, with what the paper printed.
+
+    Args:
+        intervals: of fractions, by method from top to bottom, one a seed
+            (`cstn_lib.metrics.image_interval`).
+        published: percentages, by method, where the paper has one.
+    """
+    figure, ax = plt.subplots(figsize=(7.5, 0.42 * len(intervals) + 1.2))
+    for row, (name, seeds) in enumerate(intervals.items()):
+        ours = name.startswith("CSTN")
+        places = row + 0.22 * (np.arange(len(seeds)) - (len(seeds) - 1) / 2)
+        means = np.array([seed.mean for seed in seeds])
+        reach = np.abs([[seed.low, seed.high] for seed in seeds] - means[:, None]).T
+        ax.errorbar(
+            *(100 * means, places),
+            xerr=100 * reach,
+            fmt="o" if ours else "s",
+            color=BOX_STYLES["transformed"]["edgecolor"] if ours else "0.25",
+            label=("CSTN" if ours else "others") + ", with 95 % interval",
+        )
+        if name in published:
+            look = {"marker": "D", "s": 45, "facecolor": "none", "edgecolor": "0.3"}
+            ax.scatter(published[name], row, **look, label="printed in the paper", zorder=3)
+    ax.set(
+        yticks=range(len(intervals)),
+        yticklabels=intervals,
+        xlim=(0, 100),
+        xlabel="test images localized [%]",
+    )
+    ax.invert_yaxis()
+    ax.grid(axis="x", color="0.92")
+    by_label = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        by_label.values(), by_label, loc="outside lower center", ncols=3, frameon=False, fontsize=10
+    )
+    return figure
+
+
+def plot_by_area(groups: pd.DataFrame) -> Figure:
+    """How often methods are right, from the smallest to the largest objects.
+
+    Args:
+        groups: of `cstn_lib.comparison.hits_by_area`.
+    """
+    figure, ax = plt.subplots(figsize=(7.5, 3.8))
+    names = [c for c in groups if c not in ("smallest", "median", "largest", "images")]
+    others = iter(sns.color_palette("colorblind")[::2])
+    for name, marker in zip(names, "oDs^vP*X", strict=False):
+        ours = name.startswith("CSTN")
+        color = BOX_STYLES["transformed"]["edgecolor"] if ours else next(others)
+        line = "-" if name == "CSTN" else "--"
+        look = {"marker": marker, "color": color, "linestyle": line, "label": name}
+        ax.plot(groups.index + 1, 100 * groups[name], **look)
+    ax.set(
+        xticks=groups.index + 1,
+        xticklabels=[
+            f"{100 * g.smallest:.0f} – {100 * g.largest:.0f}" for g in groups.itertuples()
+        ],
+        xlabel="area of the largest object [% of the image], equally many images in each group",
+        ylabel="images localized [%]",
+        ylim=(0, 102),
+    )
+    ax.legend(frameon=False, fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_misses(kinds: Mapping[str, np.ndarray]) -> Figure:
+    """What is wrong with the boxes of each method, as stacked shares.
+
+    Args:
+        kinds: of `cstn_lib.comparison.kinds_of_misses`, by method from top to bottom.
+    """
+    figure, ax = plt.subplots(figsize=(7.5, 0.42 * len(kinds) + 1.3))
+    shares = np.array([[100 * np.mean(some == miss) for miss in MISSES] for some in kinds.values()])
+    start = np.zeros(len(kinds))
+    looks = (("#00A087", ""), ("0.8", ".."), ("#E69F00", "//"), ("#56B4E9", "\\\\"))
+    for miss, share, (color, hatch) in zip(MISSES, shares.T, looks, strict=True):
+        look = {"color": color, "hatch": hatch, "edgecolor": "white", "label": miss}
+        bars = ax.barh(list(kinds), share, left=start, **look)
+        numbers = [f"{value:.0f}" if value >= 4 else "" for value in share]
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        ax.bar_label(bars, numbers, label_type="center", fontsize=9, bbox=white)
+        start += share
+    ax.set(xlabel="test images [%]", xlim=(0, 100))
+    ax.invert_yaxis()
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+    )
+    return figure

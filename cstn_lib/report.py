@@ -48,6 +48,7 @@ __all__ = [
     "TableSpec",
     "centred_square_hits",
     "centred_square_loc",
+    "comparison_hits",
     "comparison_table",
     "runs_of",
     "save_table_files",
@@ -223,6 +224,16 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
         paper_row = dict(zip(TABLE_COLUMNS, published.get(name, ()), strict=False))
         rows[name] |= _published(paper_row, TABLE_COLUMNS)
     return _table(rows, "method", runs)
+
+
+def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
+    """GT-Known hits behind each row of `comparison_table`: one (n,) boolean array a seed."""
+    same = _of_one_data_set(runs, tuple(METHODS.values()))
+    hit = {name: [judged(run) for run in same[experiment]] for name, experiment in METHODS.items()}
+    found = {name: [h["gt_known_loc"].to_numpy() for h in seeds] for name, seeds in hit.items()}
+    found[TOP_5] = [h["top5_box_loc"].to_numpy() for h in hit["CSTN"]]
+    found[SQUARE] = [centred_square_hits(same["cstn"][0])]
+    return {name: found[name] for name in COMPARISON_ROWS}
 
 
 @dataclass(frozen=True)

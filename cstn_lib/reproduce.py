@@ -27,12 +27,20 @@ NOTEBOOKS = (
     "04_regularization",
     "05_training",
     "07_table_1",
+    "08_table_2",
+    "09_table_3",
+    "10_table_4",
+    "11_table_5",
     "12_figure_6",
     "13_figure_8",
     "14_qualitative_figures",
 )
 RESULTS = {
     "table-1": "07_table_1",
+    "table-2": "08_table_2",
+    "table-3": "09_table_3",
+    "table-4": "10_table_4",
+    "table-5": "11_table_5",
     "figure-6": "12_figure_6",
     "figure-8": "13_figure_8",
 }

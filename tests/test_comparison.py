@@ -15,6 +15,7 @@ from cstn_lib.comparison import (
     known_boxes,
     object_areas,
     paired_difference,
+    settings,
 )
 from cstn_lib.errors import InputError
 from cstn_lib.runs import Run
@@ -69,6 +70,14 @@ def test_paired_difference_over_seeds(write_run: WriteRun):
     assert paired_difference(ours, theirs, "top1_loc") == (0.5, 0, 1)
     with pytest.raises(InputError, match="2 and 1"):
         paired_difference(ours, theirs[:1], "top1_loc")
+
+
+def test_settings(write_run: WriteRun):
+    one, other = (settings(write_run(name, ["+r"])) for name in ("cam", "stn"))
+    assert one["data.name"] == "birds-cub" and one["training.epochs"] == "2"
+    differing = one.index[one != other].tolist()
+    own = ["model.head", "training.warmup_epochs", "training.lambda_theta"]
+    assert differing == ["name", *own]
 
 
 def test_object_areas():

@@ -20,6 +20,7 @@ from cstn_lib.report import (
     TABLES,
     centred_square_hits,
     centred_square_loc,
+    comparison_hits,
     comparison_table,
     runs_of,
     save_table_files,
@@ -292,6 +293,15 @@ def test_comparison_table_of_two_seeds(write_run: WriteRun):
     square = table.loc["fixed centred square"]
     assert (square["seeds"], square["GT-Known Loc"]) == (1, 100)
     assert np.isnan(square["GT-Known Loc ±"])
+
+
+def test_comparison_hits_are_what_the_table_counts(write_run: WriteRun):
+    runs = [*compared_runs(write_run), *compared_runs(write_run, seed=1)]
+    table, hit = comparison_table(runs), comparison_hits(runs)
+    assert list(hit) == table.index.tolist()
+    for name, row in table.iterrows():
+        assert len(hit[name]) == row["seeds"]
+        assert 100 * np.mean(hit[name]) == row["GT-Known Loc"]
 
 
 def test_centred_square_hits_at_another_iou(finished_runs: list[Run]):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -144,6 +145,65 @@ def test_runs_in_the_smoke_profile(place: Path, name):
     assert output == place / "runs" / "notebooks" / "smoke" / f"{name}.ipynb"
     executed = nbformat.read(output, as_version=4)
     assert all(c.execution_count for c in executed.cells if c.cell_type == "code" and c.source)
+    for result in [result for result, notebook in RESULTS.items() if notebook == name]:
+        written = place / "figures" / f"{result.replace('-', '_')}.csv"
+        assert values(pd.read_csv(written, index_col=0)) in list(shown_tables(executed))
+
+
+class Cells(HTMLParser):
+    """The cells of the tables of a page, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        self.inside = tag in ("th", "td")
+        if self.inside:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data.strip()
+
+
+Values = dict[tuple[float | str, float | str], float | str]
+
+
+def value(text: object) -> float | str:
+    """What a cell says, however it is written: blank and a dash are the same nothing."""
+    try:
+        return "" if float(text) != float(text) else float(text)
+    except ValueError:
+        return "" if text == "–" else str(text)
+
+
+def values(table: pd.DataFrame) -> Values:
+    return {(value(i), value(c)): value(table.loc[i, c]) for i in table.index for c in table}
+
+
+def shown_tables(notebook: nbformat.NotebookNode) -> Iterator[Values]:
+    """Each table among the outputs, as it stands and turned."""
+    for cell in notebook.cells:
+        for out in cell.get("outputs", []):
+            page = Cells()
+            page.feed(out.get("data", {}).get("text/html", ""))
+            if page.rows:
+                (_, *columns), *rows = page.rows
+                body = [row for row in rows if any(row[1:])]  # not the name of the index
+                shown = {
+                    (value(row[0]), value(column)): value(text)
+                    for row in body
+                    for column, text in zip(columns, row[1:], strict=False)
+                }
+                yield shown
+                yield {(column, row): text for (row, column), text in shown.items()}
 
 
 @pytest.mark.skipif(not WSOL_METADATA.is_dir(), reason="the WSOL metadata is absent")
