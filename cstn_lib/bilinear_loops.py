@@ -90,20 +90,27 @@ def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**OPTIONS)
-def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
+def _point(b, centre, a, tap, height, width, one):  # type: ignore[no-untyped-def]
+    """Where a tap of image b falls: x, y, the left cells of both rows, the share of the others."""
+    x = centre[0] + a[0] * tap[0] + a[1] * tap[1] + a[2] * tap[2]
+    y = centre[1] + a[3] * tap[0] + a[4] * tap[1] + a[5] * tap[2]
     # all in the map's own type: numba makes float64 of an integer times a float32
-    one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
+    left, right_part = _neighbours(x, type(one)(width))
+    top, lower_part = _neighbours(y, type(one)(height))
+    upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
+    return x, y, upper, upper + np.uint64(width + 2), right_part, lower_part
+
+
+@numba.njit(**OPTIONS)
+def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
+    one = rows.dtype.type(1)
     for at in range(theta.shape[1]):
         a = theta[b, at]
         for t in range(taps.shape[0]):
-            u, v, w = taps[t]
-            x = centres[at, 0] + a[0] * u + a[1] * v + a[2] * w
-            y = centres[at, 1] + a[3] * u + a[4] * v + a[5] * w
-            left, right_part = _neighbours(x, last_x)
-            top, lower_part = _neighbours(y, last_y)
+            _, _, upper, lower, right_part, lower_part = _point(
+                b, centres[at], a, taps[t], height, width, one
+            )
             left_part, upper_part = one - right_part, one - lower_part
-            upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
-            lower = upper + np.uint64(width + 2)
             for c in range(rows.shape[1]):
                 values[b, at, t, c] = upper_part * (
                     left_part * rows[upper, c] + right_part * rows[upper + RIGHT, c]
@@ -118,13 +125,10 @@ def _spread_image(b, rows, theta, centres, taps, height, width, gradient, of_row
         of_a[:] = 0
         for t in range(taps.shape[0]):
             u, v, w = taps[t]
-            x = centres[at, 0] + a[0] * u + a[1] * v + a[2] * w
-            y = centres[at, 1] + a[3] * u + a[4] * v + a[5] * w
-            left, right_part = _neighbours(x, last_x)
-            top, lower_part = _neighbours(y, last_y)
+            x, y, upper, lower, right_part, lower_part = _point(
+                b, centres[at], a, taps[t], height, width, one
+            )
             left_part, upper_part = one - right_part, one - lower_part
-            upper = np.uint64((b * (height + 2) + top) * (width + 2) + left)
-            lower = upper + np.uint64(width + 2)
             # the gradient's product with each of the four cells
             nw = ne = sw = se = rows.dtype.type(0)
             for c in range(rows.shape[1]):

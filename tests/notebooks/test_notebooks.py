@@ -144,6 +144,22 @@ def parameters(place: Path, figures: str = "figures") -> dict[str, object]:
     }
 
 
+def reproduce(only: str, given: dict[str, object]) -> str:
+    """What ``cstn reproduce`` prints for one result."""
+    options = {**given, "only": only}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cstn_lib", "reproduce"),
+            *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @each_notebook
 def test_runs_in_the_smoke_profile(place: Path, name):
     (output,) = run_notebooks([name], parameters(place))
@@ -270,19 +286,9 @@ def test_a_figures_data_root_may_be_something_else(place: Path, tiny_imagenet_zi
 
 
 def test_the_command_says_where_the_figures_are(place: Path):
-    options = {**parameters(place, "figures by command"), "only": "figure-8"}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "cstn_lib", "reproduce"),
-            *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = reproduce("figure-8", parameters(place, "figures by command"))
     path = place / "figures by command" / "figure_8.png"
-    assert f"{path}, .svg and .csv" in done.stdout
+    assert f"{path}, .svg and .csv" in printed
     assert all(path.with_suffix(kind).is_file() for kind in (".png", ".svg", ".csv"))
     table = pd.read_csv(path.with_suffix(".csv"))
     assert table["images"].sum() == 48, "the test images of the smoke profile"
@@ -295,21 +301,11 @@ def test_the_command_and_papermill_by_hand_agree(place: Path):
     papermill.execute_notebook(
         source, place / "by hand.ipynb", parameters=given, progress_bar=False
     )
-    options = {**parameters(place, "by command"), "only": "table-1"}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "cstn_lib", "reproduce"),
-            *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = reproduce("table-1", parameters(place, "by command"))
     tables = [(place / way / "table_1.csv").read_bytes() for way in ("by hand", "by command")]
     assert tables[0] == tables[1]
-    assert "Top-1 Loc with transform" in done.stdout
-    assert str(place / "by command" / "table_1.csv") in done.stdout
+    assert "Top-1 Loc with transform" in printed
+    assert str(place / "by command" / "table_1.csv") in printed
 
 
 @pytest.mark.skipif(RESULTS["table-1"] not in FOUND, reason="the notebook of Table I is absent")
