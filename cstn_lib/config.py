@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cstn_lib.geometry import Window
+
 __all__ = ["PAPER_LEVELS", "LevelConfig", "ModelConfig", "TrainingConfig"]
 
 
@@ -13,12 +15,19 @@ class LevelConfig:
 
     Attributes:
         name: ``"4"`` or ``"5"``.
-        kernel_size, dilation: of its `ConvSTN2d`; the paper's are 13 and 7, undilated.
+        kernel_size, dilation, stride: of its `ConvSTN2d`; the paper's are 13 and 7, undilated, at
+            every valid location.
     """
 
     name: str
     kernel_size: int
     dilation: int = 1
+    stride: int = 1
+
+    @property
+    def window(self) -> Window:
+        """Where the level's kernel looks."""
+        return Window(self.kernel_size, self.stride, dilation=self.dilation)
 
 
 PAPER_LEVELS = (LevelConfig("4", 13), LevelConfig("5", 7))

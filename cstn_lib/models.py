@@ -65,6 +65,7 @@ class CSTNLocalizer(PyramidLocalizer):
             config.channels,
             config.channels,
             level.kernel_size,
+            level.stride,
             dilation=level.dilation,
             localization_channels=config.localization_channels,
         )

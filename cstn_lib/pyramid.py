@@ -139,7 +139,7 @@ class PyramidLocalizer(VotingLocalizer, ABC):
         scores, thetas, boxes, defaults = [], [], [], []
         for level in self.levels:
             features = maps[level.name]
-            window = Window(level.kernel_size, dilation=level.dilation)
+            window = level.window
             default = default_boxes(window, (features.shape[2], features.shape[3]), images.device)
             attended, theta, box = self.look(self.attend[level.name], features, window, transform)
             scores.append(self.classifier(F.relu(attended)))

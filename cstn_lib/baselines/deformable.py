@@ -29,7 +29,11 @@ class DeformableLocalizer(PyramidLocalizer):
 
     def attention(self, level: LevelConfig, config: ModelConfig) -> DeformableConv2d:
         return DeformableConv2d(
-            config.channels, config.channels, level.kernel_size, dilation=level.dilation
+            config.channels,
+            config.channels,
+            level.kernel_size,
+            level.stride,
+            dilation=level.dilation,
         )
 
     def look(
@@ -57,12 +61,17 @@ class DeformableConv2d(nn.Conv2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, dilation=dilation)
-        self.window = Window(kernel_size, dilation=dilation)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation=dilation)
+        self.window = Window(kernel_size, stride, dilation=dilation)
         self.offsets = nn.Conv2d(
-            in_channels, 2 * kernel_size**2, kernel_size, dilation=dilation, bias=False
+            in_channels, 2 * kernel_size**2, kernel_size, stride, dilation=dilation, bias=False
         )
         nn.init.zeros_(self.offsets.weight)
 
@@ -77,7 +86,7 @@ class DeformableConv2d(nn.Conv2d):
             return features.transpose(1, 2).unflatten(2, offsets.shape[2:]), offsets
         with torch.autocast(x.device.type, enabled=False):
             features = deform_conv2d(
-                x.float(), offsets, self.weight, self.bias, dilation=self.dilation
+                x.float(), offsets, self.weight, self.bias, self.stride, dilation=self.dilation
             )
         return features, offsets
 

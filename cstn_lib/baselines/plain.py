@@ -20,7 +20,11 @@ class PlainLocalizer(PyramidLocalizer):
 
     def attention(self, level: LevelConfig, config: ModelConfig) -> nn.Module:
         return nn.Conv2d(
-            config.channels, config.channels, level.kernel_size, dilation=level.dilation
+            config.channels,
+            config.channels,
+            level.kernel_size,
+            level.stride,
+            dilation=level.dilation,
         )
 
     def look(
