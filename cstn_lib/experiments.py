@@ -51,6 +51,7 @@ class Profile:
         name: as given on the command line.
         seeds: how many seeds of each experiment.
         train, val, test: images of the embedded data sets.
+        pretext: images that pretrain the small backbone.
         epochs, warmup_epochs: of trainings on the embedded data sets, whose backbone is pretrained.
         photos: at most so many photographs of each split of a read data set; None: all.
         photo_epochs, photo_warmup_epochs: of trainings on photographs, which start from nothing.
@@ -61,13 +62,22 @@ class Profile:
     train: int
     val: int
     test: int
+    pretext: int
     epochs: int
     warmup_epochs: int
     photos: int | None = None
-    photo_epochs: int = 9
-    photo_warmup_epochs: int = 3
+    photo_epochs: int = 6
+    photo_warmup_epochs: int = 2
 
 
+LAPTOP = {
+    "train": 4000,
+    "val": 600,
+    "test": 1200,
+    "pretext": 6000,
+    "epochs": 4,
+    "warmup_epochs": 1,
+}
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -77,14 +87,15 @@ PROFILES = {
             train=48,
             val=24,
             test=48,
+            pretext=48,
             epochs=2,
             warmup_epochs=1,
             photos=60,
             photo_epochs=2,
             photo_warmup_epochs=1,
         ),
-        Profile("quick", seeds=1, train=6000, val=600, test=1200, epochs=6, warmup_epochs=1),
-        Profile("cpu", seeds=3, train=6000, val=600, test=1200, epochs=6, warmup_epochs=1),
+        Profile("quick", seeds=1, **LAPTOP),
+        Profile("cpu", seeds=3, **LAPTOP),
     )
 }
 
@@ -107,7 +118,7 @@ LEVEL_STUDY = {"cstn-level-4": "4", "cstn-level-5": "5"}
 LAMBDA_STUDY = {f"cstn-lambda-{v}": float(v) for v in ("0", "1e-5", "3e-5", "3e-4", "1e-3", "1e-2")}
 """Table III: lambda per example, as in Eq. 4. ``cstn`` itself stands at `LAMBDA_THETA`."""
 
-ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "0.05", "5")}
+ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "1", "50")}
 """How widely alpha can vary; ``cstn`` itself stands at `ALPHA_SCALE`."""
 
 STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY)
@@ -118,10 +129,12 @@ EXPERIMENTS = (*HEADS, *STUDIES, "pretext")
 images, augmentation and schedule. ``cstn-...``: ``cstn`` with one thing changed. ``pretext``: the
 small backbone's pretraining."""
 
-# default boxes of 0.42 and 0.67 of the image's side; photographs are filled more: 0.63 and 0.89
-BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 7))
-PHOTO_LEVELS = (LevelConfig("4", 5, dilation=3), LevelConfig("5", 5, dilation=2))
-LAMBDA_THETA, ALPHA_SCALE = 1e-4, 0.5
+# default boxes of 0.42 and 0.56 of the image's side; photographs are filled more: 0.79 and 0.78
+BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 6))
+PHOTO_LEVELS = (LevelConfig("4", 6, dilation=3), LevelConfig("5", 8))
+LAMBDA_THETA = 1e-4
+ALPHA_SCALE = {"birds-cub": 5.0, "birds-ilsvrc": 16.0}
+PHOTO_ALPHA_SCALE = 0.5
 
 
 def profile_named(name: str) -> Profile:
@@ -160,13 +173,14 @@ def make_experiment(
     if name == "pretext":
         return _pretext(size, precision, seed)
     method = "cstn" if name in STUDIES else name
+    alpha = ALPHA_SCALE.get(dataset, PHOTO_ALPHA_SCALE)
     if dataset == "tiny-imagenet":
         data = DataConfig(dataset, train=size.photos, val=size.photos, test=size.photos)
         model = ModelConfig(weights="none", levels=PHOTO_LEVELS, head=HEADS[method])
         epochs, warmup_epochs = size.photo_epochs, size.photo_warmup_epochs
     else:
         data = DataConfig(dataset, train=size.train, val=size.val, test=size.test)
-        model = ModelConfig(levels=BIRD_LEVELS, head=HEADS[method])
+        model = ModelConfig(levels=BIRD_LEVELS, frozen_stages=2, head=HEADS[method])
         epochs, warmup_epochs = size.epochs, size.warmup_epochs
     if name in LEVEL_STUDY:
         voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
@@ -175,9 +189,7 @@ def make_experiment(
         epochs=epochs,
         warmup_epochs=warmup_epochs if method in ("cstn", "stn", "deform") else 0,
         lambda_theta=LAMBDA_STUDY.get(name, LAMBDA_THETA if method in ("cstn", "stn") else 0.0),
-        alpha_scale=ALPHA_STUDY.get(
-            name, ALPHA_SCALE if method in ("cstn", "plain", "deform") else 0.0
-        ),
+        alpha_scale=ALPHA_STUDY.get(name, alpha if method in ("cstn", "plain", "deform") else 0.0),
         precision=precision,
     )
     return Experiment(name, data, model, training, seed)
@@ -186,7 +198,7 @@ def make_experiment(
 def _pretext(size: Profile, precision: str, seed: int) -> Experiment:
     """The small backbone's pretraining: other birds, classified as CAM does."""
     data = DataConfig(
-        "birds-cub", train=size.train, val=size.val, test=size.test, pretext=size.train
+        "birds-cub", train=size.train, val=size.val, test=size.test, pretext=size.pretext
     )
     model = ModelConfig(weights="none", head="cam")
     training = TrainingConfig(epochs=12, warmup_epochs=0, lr=4e-3, precision=precision)
