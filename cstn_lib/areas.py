@@ -172,7 +172,7 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
     sign[ends["larger"]] += both / len(ends["larger"])
     # what both share drops out; left in, it would count twice in a sample of unequal groups
     shared = (found["smaller"].mean + found["larger"].mean) / 2
-    gaps = ((values - shared) * sign)[:, sign != 0]
+    gaps = ((values - shared) * sign)[:, np.union1d(*ends.values())]
     return found | {"larger less smaller": bootstrap_interval(gaps)}
 
 

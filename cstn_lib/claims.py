@@ -549,7 +549,7 @@ def _lambda_inside(runs: Runs, stands_for: str) -> Finding:
     )
     at_end = found.best in (0.0, found.largest)
     factor = _moved(found.runs[found.best], "area factor")
-    why = f"best at {found.best:g}, where the median window grows to {factor:.2f} times its area"
+    why = f"best at {found.best:g}, where the median window has {factor:.2f} times its area"
     return Finding(measured, HOLDS_NOT if at_end else _above_zero(measured), why)
 
 
