@@ -21,6 +21,7 @@ from cstn_lib.areas import (
     pixel_areas,
     published_boxes,
     rates_by_area,
+    selection,
     stacked_hits,
 )
 from cstn_lib.boxes import box_area, paired_iou
@@ -146,6 +147,27 @@ def test_what_does_not_depend_on_the_area_has_no_gap():
 
 
 # Levels
+
+
+def test_the_outer_of_more_groups():
+    values = np.tile(np.arange(10.0), (2, 1))
+    found = by_half(np.arange(10) + 0.5, values, groups=5)
+    assert found["smaller"].mean == 0.5 and found["larger"].mean == 8.5
+    gap = found["larger less smaller"]
+    assert gap.mean == pytest.approx(8)
+    assert 7 <= gap.low < gap.mean < gap.high <= 9, "those in between play no part"
+    alone = by_half(np.ones(1), np.ones((1, 1)), groups=5)
+    assert alone["larger less smaller"] == (0, 0, 0)
+
+
+def test_selection(finished_runs: list[Run]):
+    runs = finished_runs[:2]
+    found = selection(runs)
+    winner, level, five, anywhere = found.values()
+    assert winner <= min(level, five) <= max(level, five) <= anywhere
+    each = [selection([run]) for run in runs]
+    for name, share in found.items():
+        assert share == pytest.approx(np.mean([one[name] for one in each]))
 
 
 def test_level_hits(finished_runs: list[Run]):

@@ -7,17 +7,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cstn_lib.boxes import BoxList
+from cstn_lib.boxes import BoxList, best_iou
 from cstn_lib.comparison import (
     hits_by_area,
     judged,
     kinds_of_misses,
     known_boxes,
+    motion,
     object_areas,
     paired_difference,
     settings,
+    transform_gain,
 )
 from cstn_lib.errors import InputError
+from cstn_lib.metrics import ground_truth
+from cstn_lib.predictions import array
 from cstn_lib.runs import Run
 
 WriteRun = Callable[..., Run]
@@ -70,6 +74,31 @@ def test_paired_difference_over_seeds(write_run: WriteRun):
     assert paired_difference(ours, theirs, "top1_loc") == (0.5, 0, 1)
     with pytest.raises(InputError, match="2 and 1"):
         paired_difference(ours, theirs[:1], "top1_loc")
+
+
+def test_transform_gain(finished_runs: list[Run]):
+    runs = finished_runs[:2]
+    gain = transform_gain(runs, "gt_known_loc")
+    assert gain.shape == (2, 15)
+    for run, row in zip(runs, gain, strict=True):
+        table = run.predictions()
+        truth = ground_truth(table)
+        moved, fixed = (
+            best_iou(array(table, f"true_{kind}")[:, :1], truth)[:, 0] >= 0.5
+            for kind in ("box", "default_box")
+        )
+        assert (row == moved.astype(int) - fixed.astype(int)).all()
+
+
+def test_motion(finished_runs: list[Run]):
+    run = finished_runs[0]
+    found = motion(run)
+    for i, line in run.predictions().iterrows():
+        a, b, x, c, d, y = line["true_theta"][:6]
+        distance = np.sqrt((a - 1) ** 2 + b**2 + x**2 + c**2 + (d - 1) ** 2 + y**2)
+        assert found.loc[i, "distance"] == pytest.approx(distance, abs=1e-5)
+        assert found.loc[i, "area factor"] == pytest.approx(abs(a * d - b * c), abs=1e-5)
+        assert found.loc[i, "shift"] == pytest.approx(np.hypot(x, y), abs=1e-5)
 
 
 def test_settings(write_run: WriteRun):

@@ -16,7 +16,8 @@ from PIL import Image
 
 from cstn_lib import plots
 from cstn_lib.areas import WITH, WITHOUT
-from cstn_lib.metrics import AreaHistogram
+from cstn_lib.claims import CLAIMS, HOLDS, HOLDS_NOT, NOT_TESTED, Finding, Measured, Verdict
+from cstn_lib.metrics import AreaHistogram, Interval
 
 HISTOGRAM = AreaHistogram(
     edges=np.linspace(0.1, 0.5, 5),
@@ -127,3 +128,31 @@ def test_photos_stay_small(tmp_path: Path, grain):
         assert photo.format == "JPEG"
         assert photo.width >= 6 * 300
     assert len(content) < 150_000
+
+
+def test_claims_at_a_glance(tmp_path):
+    one = Measured("one", Interval(5.0, 3.0, 6.0), paper=8.0)
+    other = Measured("other", Interval(-1.0, -2.0, 1.0), within=5.0)
+    findings = {
+        "transform": Finding((one,), HOLDS, "why"),
+        "both-levels": Finding((one, other), HOLDS_NOT, "why"),
+        "alpha": Finding((), NOT_TESTED, "why"),
+    }
+    verdicts = [Verdict(name, CLAIMS[name], "data", found) for name, found in findings.items()]
+    figure = plots.plot_claims(verdicts)
+    (ax,) = figure.axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [f"{CLAIMS[name].text} (data)" for name in findings]
+    assert [text.get_text() for text in ax.texts] == [HOLDS, HOLDS_NOT, NOT_TESTED]
+    low, high = ax.get_ylim()
+    assert low > high, "the first claim stands at the top"
+    ours = [(c.get_label(), *c.lines[0].get_xdata()) for c in ax.containers]
+    assert ours == [(HOLDS, 5), (HOLDS_NOT, 5), (HOLDS_NOT, -1)]
+    markers = {c.get_label(): c.lines[0].get_marker() for c in ax.containers}
+    assert len(set(markers.values())) == len(markers), "told apart by shape"
+    papers = [c for c in ax.collections if c.get_label() == "printed in the paper"]
+    assert [c.get_offsets()[0, 0] for c in papers] == [8, 8]
+    assert not any(len(c.get_facecolor()) for c in papers), "hollow"
+    plots.save_figure(figure, tmp_path, "claims")
+    assert {path.name for path in tmp_path.iterdir()} == {"claims.svg", "claims.png"}
+    plt.close(figure)
