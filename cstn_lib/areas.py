@@ -49,6 +49,7 @@ __all__ = [
     "pixel_areas",
     "published_boxes",
     "rates_by_area",
+    "selection",
     "stacked_hits",
 ]
 
@@ -145,10 +146,11 @@ def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd
     return pd.DataFrame(rows, columns=["area", "images", "rate", "low", "high"])
 
 
-def by_half(areas: np.ndarray, values: np.ndarray) -> dict[str, Interval]:
+def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str, Interval]:
     """A mean over the images with the smaller objects, over those with the larger, and their gap.
 
-    The median area divides the images. Intervals are bootstrapped over images and seeds.
+    The median area divides the images, or with more `groups` of equally many images, the first of
+    them is compared with the last. Intervals are bootstrapped over images and seeds.
 
     Args:
         areas: (n,) fractions of the image.
@@ -157,21 +159,41 @@ def by_half(areas: np.ndarray, values: np.ndarray) -> dict[str, Interval]:
     Returns:
         ``smaller``, ``larger``, and ``larger less smaller``.
     """
-    order = np.argsort(areas, kind="stable")
-    halves = {"smaller": order[: len(order) // 2], "larger": order[len(order) // 2 :]}
-    # weights that make a mean over all images the difference of the halves' means
-    sign = np.empty(len(areas))
-    sign[halves["smaller"]] = -len(areas) / len(halves["smaller"])
-    sign[halves["larger"]] = len(areas) / len(halves["larger"])
-    found = {name: bootstrap_interval(values[:, some]) for name, some in halves.items()}
-    # what both halves share drops out; left in, it would count twice in a sample of unequal halves
+    order, count = np.argsort(areas, kind="stable"), len(areas)
+    ends = {
+        "smaller": order[: max(1, count // groups)],
+        "larger": order[min(count - 1, count * (groups - 1) // groups) :],
+    }
+    found = {name: bootstrap_interval(values[:, some]) for name, some in ends.items()}
+    # weights that make a mean over both groups' images the difference of the groups' means
+    sign = np.zeros(count)
+    both = sum(len(some) for some in ends.values())
+    sign[ends["smaller"]] -= both / len(ends["smaller"])
+    sign[ends["larger"]] += both / len(ends["larger"])
+    # what both share drops out; left in, it would count twice in a sample of unequal groups
     shared = (found["smaller"].mean + found["larger"].mean) / 2
-    return found | {"larger less smaller": bootstrap_interval((values - shared) * sign)}
+    gaps = ((values - shared) * sign)[:, sign != 0]
+    return found | {"larger less smaller": bootstrap_interval(gaps)}
 
 
 def level_hits(table: pd.DataFrame) -> np.ndarray:
     """(n, S) whether each level's own best box under the true class is right."""
     return best_iou(array(table, "level_box"), ground_truth(table)) >= IOU_THRESHOLD
+
+
+def selection(runs: Sequence[Run]) -> dict[str, float]:
+    """The share of test images where a box is right, each line allowed more choice than the winner.
+
+    Of a network with levels that vote, in [0, 1]: the winning box; the better of the levels' own
+    best boxes; one of the five best; any box of the image. Always under the true class.
+    """
+    own = np.stack([level_hits(run.predictions()) for run in runs])
+    return {
+        "the winner (GT-Known Loc)": float(stacked_hits(runs, "gt_known_loc").mean()),
+        "the best level's own best": float(own.any(axis=2).mean()),
+        "one of the top five": float(stacked_hits(runs, "top5_box_loc").mean()),
+        "any box of the image (recall)": float(stacked_hits(runs, "any_box").mean()),
+    }
 
 
 def effective_bins(counts: np.ndarray) -> float:

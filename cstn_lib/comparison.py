@@ -28,13 +28,16 @@ from cstn_lib.score_maps import THRESHOLDS
 
 __all__ = [
     "MISSES",
+    "hit_difference",
     "hits_by_area",
     "judged",
     "kinds_of_misses",
     "known_boxes",
+    "motion",
     "object_areas",
     "paired_difference",
     "settings",
+    "transform_gain",
 ]
 
 MISSES = ("right", "shifted", "too large", "too small")
@@ -63,9 +66,16 @@ def paired_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -
     """How much more often ours is right than theirs, in [-1, 1], with its 95 % interval.
 
     Both are judged on the same images, so the hits are subtracted image by image: images that are
-    easy or hard for both drop out. Seeds are paired in the order given.
+    easy or hard for both drop out. See `hit_difference` for the arguments and errors.
+    """
+    return bootstrap_interval(hit_difference(ours, theirs, metric))
+
+
+def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> np.ndarray:
+    """(seeds, n) in -1, 0, 1: 1 where only ours is right on a test image, -1 where only theirs is.
 
     Args:
+        ours, theirs: their seeds are paired in the order given.
         metric: a column of `cstn_lib.metrics.hits`.
 
     Raises:
@@ -74,8 +84,41 @@ def paired_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -
     if len(ours) != len(theirs):
         raise InputError(f"expected as many seeds of both, got {len(ours)} and {len(theirs)}")
     pairs = zip(ours, theirs, strict=True)
-    differences = [judged(a)[metric].astype(int) - judged(b)[metric].astype(int) for a, b in pairs]
-    return bootstrap_interval(np.stack(differences))
+    return np.stack(
+        [judged(a)[metric].astype(int) - judged(b)[metric].astype(int) for a, b in pairs]
+    )
+
+
+def transform_gain(runs: Sequence[Run], metric: str) -> np.ndarray:
+    """(seeds, n) in -1, 0, 1: 1 where only the transformed box is right, -1 where only the default.
+
+    Args:
+        runs: of a network with default boxes.
+        metric: a column of `cstn_lib.metrics.hits`.
+    """
+    tables = [run.predictions() for run in runs]
+    moved, fixed = (
+        np.stack([hits(table, transform=transform)[metric] for table in tables]).astype(int)
+        for transform in (True, False)
+    )
+    return moved - fixed
+
+
+def motion(run: Run) -> pd.DataFrame:
+    """What theta does to the winning window under the true class, one row a test image.
+
+    Returns:
+        ``distance`` of theta to the identity, whose square L_theta sums (Eq. 2); ``area factor``,
+        the absolute value of det A, above 1 where the window grew; ``shift`` in half windows.
+    """
+    theta = array(run.predictions(), "true_theta")[:, 0].reshape(-1, 2, 3)
+    return pd.DataFrame(
+        {
+            "distance": np.linalg.norm(theta - np.eye(2, 3), axis=(1, 2)),
+            "area factor": np.abs(np.linalg.det(theta[:, :, :2])),
+            "shift": np.linalg.norm(theta[:, :, 2], axis=1),
+        }
+    )
 
 
 def object_areas(truth: BoxList) -> np.ndarray:

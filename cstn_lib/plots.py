@@ -27,6 +27,7 @@ from torch import Tensor
 
 from cstn_lib.areas import WITH, WITHOUT
 from cstn_lib.atomic import atomic_file
+from cstn_lib.claims import HOLDS, HOLDS_IN_PART, HOLDS_NOT, NOT_TESTED, Verdict
 from cstn_lib.comparison import MISSES
 from cstn_lib.data import DataConfig, ImageSet, birds_config
 from cstn_lib.data.birds import draw_bird_image
@@ -45,6 +46,7 @@ __all__ = [
     "image_row",
     "overlay_map",
     "plot_by_area",
+    "plot_claims",
     "plot_history",
     "plot_methods",
     "plot_misses",
@@ -357,6 +359,53 @@ def plot_misses(kinds: Mapping[str, np.ndarray]) -> Figure:
     figure.legend(
         *ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
     )
+    return figure
+
+
+_VERDICT_STYLES = {
+    HOLDS: {"color": "#009E73", "marker": "o"},
+    HOLDS_IN_PART: {"color": "#8C510A", "marker": "s"},
+    HOLDS_NOT: {"color": "0.15", "marker": "X"},
+    NOT_TESTED: {"color": "0.55", "marker": "none"},
+}
+"""A verdict is told by shape and word; the hues only help."""
+
+
+def plot_claims(verdicts: Sequence[Verdict]) -> Figure:
+    """All claims at a glance: ours filled with its interval, the paper's hollow.
+
+    One row a claim; its numbers stand below each other in it, in the order of
+    `cstn_lib.claims.measured_table`. To the right of zero a number speaks for its claim; where a
+    claim says that nothing much changes, a grey bar spans what it allows.
+
+    Args:
+        verdicts: of `cstn_lib.claims.judge`, from top to bottom.
+    """
+    heights = np.array([max(1, 0.6 * len(verdict.measured)) for verdict in verdicts])
+    middles = np.cumsum(heights) - heights / 2
+    figure, ax = plt.subplots(figsize=(10.5, 0.26 * heights.sum() + 1.2))
+    for verdict, middle in zip(verdicts, middles, strict=True):
+        style, count = _VERDICT_STYLES[verdict.verdict], len(verdict.measured)
+        look = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 10}
+        ax.text(1.01, middle, verdict.verdict, color=style["color"], **look)
+        for at, m in enumerate(verdict.measured):
+            place = middle + 0.6 * (at - (count - 1) / 2)
+            if m.within is not None:
+                ax.plot([-m.within, m.within], [place] * 2, color="0.85", linewidth=7, zorder=0)
+            reach = [[m.here.mean - m.here.low], [m.here.high - m.here.mean]]
+            look = {"fmt": style["marker"], "color": style["color"], "label": verdict.verdict}
+            ax.errorbar(m.here.mean, place, xerr=reach, markersize=5, **look)
+            if m.paper is not None:
+                look = {"marker": "D", "s": 30, "facecolor": "none", "edgecolor": "0.3"}
+                ax.scatter(m.paper, place, **look, label="printed in the paper", zorder=3)
+    ax.hlines(np.cumsum(heights)[:-1], 0, 1, transform=ax.get_yaxis_transform(), color="0.93")
+    ax.axvline(0, color="0.5", linewidth=1, zorder=1)
+    names = [f"{verdict.claim.text} ({verdict.dataset})" for verdict in verdicts]
+    ax.set(yticks=middles, ylim=(heights.sum(), 0))
+    ax.set_yticklabels(names, fontsize=9)
+    ax.set_xlabel("percentage points; right of 0 speaks for the claim")
+    by_label = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

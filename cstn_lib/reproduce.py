@@ -35,6 +35,7 @@ NOTEBOOKS = (
     "12_figure_6",
     "13_figure_8",
     "14_qualitative_figures",
+    "15_claims",
 )
 RESULTS = {
     "table-1": "07_table_1",
