@@ -110,6 +110,11 @@ class Run:
         return (self.folder / "run.json").is_file()
 
     @property
+    def predicted(self) -> bool:
+        """Whether the predictions tables of val and test are there."""
+        return all(self.predictions_path(split).is_file() for split in ("val", "test"))
+
+    @property
     def title(self) -> str:
         return f"{self.experiment.name} on {self.experiment.data.name}, seed {self.experiment.seed}"
 
