@@ -11,6 +11,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from cstn_lib import claims
 from cstn_lib.atomic import atomic_file
 from cstn_lib.bench import ratio_tables, run_benchmarks
 from cstn_lib.data import DATASETS, READERS, DataConfig, open_split
@@ -19,10 +20,19 @@ from cstn_lib.data.download import ARCHIVES, download
 from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
+from cstn_lib.figures import FIGURES, save_claims_files, save_figure_files
+from cstn_lib.jobs import stopped_by_signals
 from cstn_lib.metrics import choose_threshold, evaluate
-from cstn_lib.project import project_folder
-from cstn_lib.report import TABLES, save_table_files, table_experiments
-from cstn_lib.reproduce import RESULTS, check_parameters, run_notebooks
+from cstn_lib.project import figures_folder, project_folder
+from cstn_lib.report import TABLES, save_table_files
+from cstn_lib.reproduce import (
+    RESULTS,
+    check_parameters,
+    chosen_notebooks,
+    needed_experiments,
+)
+from cstn_lib.reproduce import reproduce as reproduce_results
+from cstn_lib.reproduction import fill_markers, glance, reproduction_page
 from cstn_lib.runs import Run, RunStore
 from cstn_lib.score_maps import CAM_THRESHOLD
 
@@ -58,7 +68,8 @@ def main() -> None:
     if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first speaks
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
-        app()
+        with stopped_by_signals():
+            app()
     except (InputError, OSError) as error:
         print(f"cstn: {first_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -77,8 +88,15 @@ def reproduce(
     seeds: Seeds = 0,
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
+    jobs: Annotated[
+        int,
+        typer.Option(min=0, help="processes at a time; 0: one a processor, and one on a GPU"),
+    ] = 0,
 ) -> None:
-    """Run the notebooks; print each table beside the paper's, and where the figures are."""
+    """Train what is missing, then run the notebooks, several at a time.
+
+    Prints each table beside the paper's, and where the figures are.
+    """
     given = {
         "profile": profile,
         "dataset": dataset,
@@ -90,15 +108,16 @@ def reproduce(
     }
     parameters = {name: value for name, value in given.items() if value}
     check_parameters(parameters)
-    outputs = run_notebooks(only or [], parameters)
-    folder = _figures(figures_dir, profile)
-    made = {path.stem for path in outputs}
-    for result, notebook in RESULTS.items():
-        path = folder / f"{result.replace('-', '_')}.csv"
-        if notebook in made and result.startswith("figure-"):
-            print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")
-        elif notebook in made:
+    reproduce_results(only or [], parameters, jobs)
+    made = chosen_notebooks(only or [])
+    for result in [name for name, notebook in RESULTS.items() if notebook in made]:
+        path = _place(result, profile, dataset, figures_dir)
+        if result == "claims":
+            _print_verdicts(path)
+        elif result in TABLES:
             _print_table(path)
+        elif FIGURES[result].panels:
+            _print_figure(path)
 
 
 @app.command()
@@ -111,9 +130,12 @@ def train(
     data_root: DataRoot = "",
     runs_dir: RunsDir = "",
 ) -> None:
-    """Train one network, or continue where it was interrupted."""
+    """Train one network, or continue where it was interrupted, and write its predictions."""
     store = RunStore(runs_dir, data_root, device)
     run = store.run(make_experiment(experiment, dataset, profile, seed=seed, device=device))
+    if experiment != "pretext":  # whose classes are others than those of val and test
+        for split in ("val", "test"):
+            run.predictions(split)
     print(run.folder)
     print(run.history.tail(1).round(4).T.to_string(header=False))
 
@@ -160,32 +182,62 @@ def report(
     data_root: DataRoot = "",
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
+    page: Annotated[
+        Path | None, typer.Option(help="also write the page that tells the reproduction")
+    ] = None,
 ) -> None:
-    """Write the tables whose runs are finished; nothing is trained."""
+    """Write the tables, figures and verdicts whose runs are finished; nothing is trained.
+
+    Of the complete profile cpu it also writes REPRODUCTION.md, and the claims in the README.
+    """
     store = RunStore(runs_dir, data_root, device)
-    folder = _figures(figures_dir, profile)
-    left_out = []
-    for name, spec in TABLES.items():
+    given = {"dataset": dataset, "seeds": seeds, "device": device}
+    counted = {name: spec for name, spec in FIGURES.items() if spec.panels}
+    written, left_out, finished = [], [], {}
+    for name, spec in {**TABLES, **counted}.items():
         if dataset.count(",") >= len(spec.datasets):
             left_out.append(f"{name} is about one data set, not {dataset}")
             continue
-        needed = table_experiments(name, profile, dataset=dataset, seeds=seeds, device=device)
-        runs = [store.open(experiment) for experiment in needed]
+        runs = [store.open(e) for e in needed_experiments([RESULTS[name]], profile, **given)]
         missing = [run for run in runs if not run.finished]
+        finished |= {run.folder: run for run in runs if run.finished}
         if missing:
             names = ", ".join(dict.fromkeys(run.experiment.name for run in missing))
             left_out.append(f"{name} lacks {len(missing)} of {len(runs)} runs ({names})")
             continue
-        path = folder / f"{name.replace('-', '_')}.csv"
-        save_table_files(spec.make(runs), folder, path.stem)
-        _print_table(path)
-    if len(left_out) == len(TABLES):
+        path = _place(name, profile, dataset, figures_dir)
+        if name in TABLES:
+            save_table_files(spec.make(runs), path.parent, path.stem)
+            _print_table(path)
+        else:
+            save_figure_files(name, runs, path.parent)
+            _print_figure(path)
+        written.append(name)
+    if not written:
         raise InputError(
             f"{project_folder('runs', runs_dir)}: no table has all of its runs, {left_out[0]}; "
             f"not trained yet: run cstn train or cstn reproduce --profile {profile} first"
         )
+    verdicts = claims.judge(store.open, profile, **given)
+    judged = [store.open(e) for e in needed_experiments([RESULTS["claims"]], profile, **given)]
+    finished |= {run.folder: run for run in judged if run.finished}
+    path = _place("claims", profile, dataset, figures_dir)
+    if any(verdict.verdict != claims.NOT_TESTED for verdict in verdicts):
+        save_claims_files(verdicts, path.parent)
+        _print_verdicts(path)
+        written.append("claims")
     for line in left_out:
         print(f"not written: {line}")
+    own = profile == "cpu" and not (dataset or seeds or runs_dir or figures_dir)
+    if page is None and own:
+        page = project_folder("REPRODUCTION.md")
+    if page is not None:
+        text = reproduction_page(page, path.parent, written, list(finished.values()))
+        with atomic_file(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(page)
+    if own and "claims" in written:
+        fill_markers(project_folder("README.md"), "claims", glance(path))
 
 
 @app.command()
@@ -268,11 +320,23 @@ def _finished(run: Run) -> Run:
     return run
 
 
-def _figures(figures_dir: str, profile: str) -> Path:
-    return project_folder(f"figures/{profile}", figures_dir)
+def _place(result: str, profile: str, dataset: str, figures_dir: str) -> Path:
+    """The CSV file of a table, a figure or the claims."""
+    own = claims.DATASETS if result == "claims" else {**TABLES, **FIGURES}[result].datasets
+    folder = figures_folder(profile, dataset, own, figures_dir)
+    return folder / f"{result.replace('-', '_')}.csv"
 
 
 def _print_table(path: Path) -> None:
     """A table of `cstn_lib.report` on end, which fits a terminal: a column a row."""
     table = pd.read_csv(path, index_col=0).astype(object).T
     print(f"\n{table.fillna('').to_string(line_width=TERMINAL)}\n\n{path} and .md\n")
+
+
+def _print_figure(path: Path) -> None:
+    print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")
+
+
+def _print_verdicts(path: Path) -> None:
+    table = pd.read_csv(path, dtype=str)[["claim", "data set", "verdict"]]
+    print(f"\n{table.to_string(index=False, justify='left')}\n\n{path} and .md\n")

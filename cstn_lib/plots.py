@@ -45,6 +45,7 @@ __all__ = [
     "draw_theta",
     "image_row",
     "overlay_map",
+    "plot_area_panels",
     "plot_by_area",
     "plot_claims",
     "plot_history",
@@ -441,6 +442,34 @@ def draw_area_histogram(ax: Axes, histogram: AreaHistogram, title: str = "") -> 
         )
     ax.set(xlabel="area of the object [% of the image]", ylabel="images", title=title)
     ax.set(xlim=(percent[0] - 0.2 * width[0], percent[-1] + 0.2 * width[-1]))
+
+
+def plot_area_panels(
+    panels: Mapping[str, AreaHistogram], paper: Mapping[str, float] | None = None
+) -> Figure:
+    """Figure 6 or 8: `draw_area_histogram` of each panel, side by side with one legend.
+
+    Args:
+        panels: by title, each with both counts of localized images.
+        paper: the published Top-1 Loc of panels in percent, shown beside ours.
+    """
+    wide = max(4.3 * len(panels), 7.5)
+    figure, axes = plt.subplots(1, len(panels), figsize=(wide, 4.2), sharey=True, squeeze=False)
+    for ax, (name, histogram) in zip(axes[0], panels.items(), strict=True):
+        rates = {k: 100 * v.sum() / histogram.images.sum() for k, v in histogram.localized.items()}
+        published = f" (paper {paper[name]:.1f})" if paper and name in paper else ""
+        top1 = f"Top-1 Loc {rates[WITH]:.1f} %{published}, {rates[WITHOUT]:.1f} % {WITHOUT}"
+        draw_area_histogram(ax, histogram, f"{name}\n{top1}")
+        ax.title.set_fontsize(10)
+    for ax in axes[0, 1:]:
+        ax.set_ylabel("")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+    )
+    return figure
 
 
 def draw_rates(ax: Axes, rates: pd.DataFrame, label: str, marker: str, **style: object) -> None:

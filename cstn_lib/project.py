@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["project_folder"]
+__all__ = ["figures_folder", "project_folder"]
 
 
 def project_folder(name: str, chosen: str | Path | None = None) -> Path:
@@ -17,3 +18,20 @@ def project_folder(name: str, chosen: str | Path | None = None) -> Path:
     repository = Path(__file__).resolve().parents[1]
     root = repository if (repository / "pyproject.toml").is_file() else Path.cwd()
     return root / name
+
+
+def figures_folder(
+    profile: str, dataset: str, own: Sequence[str], chosen: str | Path | None = None
+) -> Path:
+    """Where a table or figure is written: ``figures/<profile>``, or the folder the user chose.
+
+    Made from another data set than its own, it goes to ``figures/<profile>/<dataset>``, beside the
+    one that the paper's is compared with.
+
+    Args:
+        dataset: with commas where there are several; ``""`` means its own.
+        own: the data sets that it is about.
+    """
+    if chosen or dataset in ("", ",".join(own)):
+        return project_folder(f"figures/{profile}", chosen)
+    return project_folder(f"figures/{profile}") / dataset.replace(",", "+")

@@ -50,6 +50,7 @@ __all__ = [
     "centred_square_loc",
     "comparison_hits",
     "comparison_table",
+    "markdown_table",
     "runs_of",
     "save_table_files",
     "table_1",
@@ -314,7 +315,15 @@ def save_table_files(table: pd.DataFrame, folder: Path, name: str) -> None:
     with atomic_file(folder / f"{name}.csv") as temporary:
         table.to_csv(temporary)
     with atomic_file(folder / f"{name}.md") as temporary:
-        temporary.write_text(_markdown(table), encoding="utf-8")
+        temporary.write_text(markdown_table(table), encoding="utf-8")
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table in Markdown, its index first; what is missing stays blank."""
+    frame = table.reset_index().map(lambda v: "" if v is None or v != v else f"{v}")
+    header = [str(column) for column in frame.columns]
+    lines = [header, ["---"] * len(header), *frame.to_numpy().tolist()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _compared(runs: Sequence[Run]) -> dict[str, list[float]]:
@@ -391,10 +400,3 @@ def _table(
     """Rows by name; the name of the index tells the data set, in files too."""
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(f"{what} on {runs[0].experiment.data.name}")
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    frame = table.reset_index().map(lambda v: "" if v is None or v != v else f"{v}")
-    header = [str(column) for column in frame.columns]
-    lines = [header, ["---"] * len(header), *frame.to_numpy().tolist()]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,23 +1,44 @@
-"""Run the notebooks in batch, with the same parameters a reader would set by hand.
+"""Everything in batch: the missing trainings side by side, then the notebooks side by side.
 
-Each notebook is executed by papermill into ``runs/notebooks/<profile>/``; the numbers are the ones
-that ``papermill notebooks/NAME.ipynb out.ipynb -p profile quick`` gives, because it is that call.
+A notebook trains what it misses, one network after the other. `reproduce` first asks what the
+chosen notebooks need, trains that in as many processes as the machine has processors, and leaves
+only reading to the notebooks. Each is executed by papermill into ``runs/notebooks/<profile>/``; the
+numbers are the ones that ``papermill notebooks/NAME.ipynb out.ipynb -p profile quick`` gives,
+because it is that call.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
-import time
+import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from cstn_lib.claims import CLAIMS, claim_experiments
 from cstn_lib.data import DATASETS
+from cstn_lib.data.photos import processors
 from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.experiments import profile_named
+from cstn_lib.experiments import Experiment, make_experiment, profile_named
+from cstn_lib.figures import FIGURES, figure_experiments
+from cstn_lib.jobs import Job, last_line, run_jobs
 from cstn_lib.project import project_folder
+from cstn_lib.report import TABLES, table_experiments
+from cstn_lib.runs import Run, RunStore
 
-__all__ = ["NOTEBOOKS", "RESULTS", "check_parameters", "run_notebooks"]
+__all__ = [
+    "NOTEBOOKS",
+    "RESULTS",
+    "check_parameters",
+    "chosen_notebooks",
+    "needed_experiments",
+    "reproduce",
+    "run_notebooks",
+]
 
 NOTEBOOKS = (
     "00_start_here",
@@ -45,61 +66,122 @@ RESULTS = {
     "table-5": "11_table_5",
     "figure-6": "12_figure_6",
     "figure-8": "13_figure_8",
+    "figures-2-5-7-9": "14_qualitative_figures",
+    "claims": "15_claims",
 }
 """What ``--only`` may name beside a notebook, and the notebook that makes it."""
 
+LESSONS = {
+    **dict.fromkeys(NOTEBOOKS[:6], ("cstn",)),
+    "06_baselines": ("cam", "has", "acol", "spg", "adl", "plain", "deform", "stn"),
+}
+"""The notebooks that teach, and what they train: one seed, on one data set."""
+LESSON_DATA = "birds-cub"
 
-def run_notebooks(only: Sequence[str], parameters: dict[str, object]) -> list[Path]:
-    """Execute notebooks in reading order.
+PHOTOS = "tiny-imagenet"
+"""What notebook 05 trains on besides, with every seed, where it is given a `data_root`."""
+
+
+def reproduce(only: Sequence[str], parameters: dict[str, object], jobs: int = 0) -> list[Path]:
+    """Train what the notebooks need and execute them, several at a time.
 
     Args:
         only: names from `NOTEBOOKS` or `RESULTS`; empty means all.
         parameters: of the notebooks, by name; ``profile`` must be among them, and the rest only
             where they differ from the notebooks' own defaults.
+        jobs: how many processes at a time; 0: as many as there are processors, and one on a GPU.
 
     Returns:
-        the executed notebooks.
+        the executed notebooks, in reading order.
 
     Raises:
-        InputError: a name is unknown, or a notebook met an error.
+        InputError: a name is unknown, or a training or a notebook met an error.
     """
-    import papermill  # training and report work where papermill is not installed
-    from papermill.exceptions import PapermillExecutionError
+    names = chosen_notebooks(only)
+    _prepare_papermill()
+    device = str(parameters.get("device", "auto"))
+    at_once = jobs or (processors() if resolve_device(device) == "cpu" else 1)
+    profile, data_root = str(parameters["profile"]), str(parameters.get("data_root", ""))
+    needed = needed_experiments(
+        names,
+        profile,
+        dataset=str(parameters.get("dataset", "")),
+        seeds=int(str(parameters.get("seeds", 0))),
+        device=device,
+        data_root=data_root,
+    )
+    store = RunStore(str(parameters.get("runs_dir", "")), data_root, device)
+    runs = [store.open(experiment) for experiment in needed]
+    for run in runs:  # here, once: processes side by side would each draw or decode them
+        run.split("val"), run.split("test")
+    unread = [run for run in runs if not (run.finished and run.predicted)]
+    notebooks = [_notebook_job(name, parameters) for name in names]
+    run_jobs([[_training_job(run, profile) for run in unread], notebooks], at_once)
+    return [_executed(name, parameters) for name in names]
 
-    chosen = [_notebook_of(name) for name in only] or list(NOTEBOOKS)
-    # kernels of the environment come before those of the user's home folder
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-    runs = project_folder("runs", str(parameters.get("runs_dir", "")))
-    outputs = []
-    for name in sorted(set(chosen)):
-        source = project_folder("notebooks") / f"{name}.ipynb"
-        if not source.is_file():
-            raise InputError(
-                f"{source}: no such notebook; run this in a checkout of the repository"
-            )
-        output = runs / "notebooks" / str(parameters["profile"]) / source.name
-        output.parent.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        try:
-            papermill.execute_notebook(
-                source,
-                output,
-                parameters=parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                log_output=False,
-            )
-        except PapermillExecutionError as error:
-            cause = (str(error.evalue).strip() or error.ename).splitlines()[0]
-            if error.ename != "InputError":
-                cause = f"{error.ename}: {cause}"
-            raise InputError(
-                f"{source.name}, cell {error.exec_count}: {cause} "
-                f"(the executed notebook is {output})"
-            ) from error
-        print(f"{name}  {time.perf_counter() - started:6.1f} s  {output}", flush=True)
-        outputs.append(output)
-    return outputs
+
+def run_notebooks(only: Sequence[str], parameters: dict[str, object]) -> list[Path]:
+    """Execute notebooks in reading order, one by one; each trains what it misses.
+
+    Args, returns and raises: see `reproduce`.
+    """
+    names = chosen_notebooks(only)
+    _prepare_papermill()
+    run_jobs([[_notebook_job(name, parameters)] for name in names], 1)
+    return [_executed(name, parameters) for name in names]
+
+
+def needed_experiments(
+    notebooks: Sequence[str],
+    profile: str,
+    *,
+    dataset: str = "",
+    seeds: int = 0,
+    device: str = "auto",
+    data_root: object = "",
+) -> list[Experiment]:
+    """Every training whose predictions these notebooks read, each once, in their order.
+
+    Args:
+        notebooks: names from `NOTEBOOKS`.
+        profile: one of `cstn_lib.experiments.PROFILES`.
+        dataset: instead of the notebooks' own, with commas where there are several.
+        seeds: how many; 0: as many as the profile has.
+        device: decides the precision.
+        data_root: folder or archive of a data set that is read; notebook 05 then trains on it, too.
+
+    Raises:
+        InputError: a name is unknown, or a notebook takes fewer data sets.
+    """
+    made = {notebook: result for result, notebook in RESULTS.items()}
+    given = {"dataset": dataset, "seeds": seeds, "device": device}
+    found: list[Experiment] = []
+    for notebook in notebooks:
+        result, data = made.get(notebook), dataset or LESSON_DATA
+        if result in TABLES:
+            found += table_experiments(result, profile, **given)
+        elif result in FIGURES:
+            found += figure_experiments(result, profile, **given)
+        elif result == "claims":
+            for claim in CLAIMS:
+                found += chain(*claim_experiments(claim, profile, **given).values())
+        else:
+            found += [make_experiment(n, data, profile, device=device) for n in LESSONS[notebook]]
+        if notebook == "05_training" and data_root and data in (LESSON_DATA, PHOTOS):
+            found += [
+                make_experiment("cstn", PHOTOS, profile, seed=seed, device=device)
+                for seed in range(seeds or profile_named(profile).seeds)
+            ]
+    return list(dict.fromkeys(found))
+
+
+def chosen_notebooks(only: Sequence[str]) -> list[str]:
+    """The notebooks that ``--only`` names, in reading order; all where it names none.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    return sorted({_notebook_of(name) for name in only} or NOTEBOOKS)
 
 
 def check_parameters(parameters: dict[str, object]) -> None:
@@ -124,3 +206,86 @@ def _notebook_of(name: str) -> str:
     if name in NOTEBOOKS:
         return name
     raise unknown_name("table, figure or notebook", name, (*RESULTS, *NOTEBOOKS))
+
+
+def _prepare_papermill() -> None:
+    # training and report work where papermill is not installed
+    if importlib.util.find_spec("papermill") is None:
+        raise InputError("papermill: not installed; expected, to run notebooks")
+    # kernels of the environment come before those of the user's home folder
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+
+
+def _training_job(run: Run, profile: str) -> Job:
+    """`cstn train` of a run, which leaves its predictions, too."""
+    experiment, store = run.experiment, run.store
+    given = {
+        "dataset": experiment.data.name,
+        "profile": profile,
+        "seed": experiment.seed,
+        "device": store.device,
+        "data-root": store.data_root,
+        "runs-dir": store.folder,
+    }
+    options = [f"--{name}={value}" for name, value in given.items() if value != ""]
+    images = len(run.split(experiment.training_split))
+    # a head that samples windows takes about twice as long as one that does not
+    per_image = 2.5e-3 if experiment.training.warmup_epochs else 1.3e-3
+    return Job(
+        title=run.title,
+        command=[sys.executable, "-m", "cstn_lib", "train", experiment.name, *options],
+        log=_logs(store.folder) / experiment.data.name / f"{run.folder.name}.log",
+        seconds=images * experiment.training.epochs * per_image,
+        explain=_mistake,
+    )
+
+
+def _mistake(log: Path) -> str:
+    return last_line(log).removeprefix("cstn: ")
+
+
+def _notebook_job(name: str, parameters: dict[str, object]) -> Job:
+    """The call of papermill on a notebook."""
+    source = project_folder("notebooks") / f"{name}.ipynb"
+    if not source.is_file():
+        raise InputError(f"{source}: no such notebook; run this in a checkout of the repository")
+    output = _executed(name, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    options = ["--kernel", "python3", "--no-progress-bar", "--parameters_yaml"]
+    return Job(
+        title=source.name,
+        command=[
+            *(sys.executable, "-m", "papermill", str(source), str(output)),
+            *(*options, json.dumps(parameters)),
+        ],
+        log=_logs(parameters.get("runs_dir", "")) / str(parameters["profile"]) / f"{name}.log",
+        seconds=30,
+        explain=partial(_error_of, output),
+    )
+
+
+def _error_of(notebook: Path, log: Path) -> str:
+    """The cell of an executed notebook that failed, and why."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):  # papermill did not come so far
+        return last_line(log)
+    for cell in cells:
+        for out in cell.get("outputs", []):
+            if out["output_type"] == "error":
+                said = str(out["evalue"]).strip() or out["ename"]
+                cause = said.splitlines()[0]
+                if out["ename"] != "InputError":
+                    cause = f"{out['ename']}: {cause}"
+                count = cell["execution_count"]
+                return f"cell {count}: {cause} (the executed notebook is {notebook})"
+    return last_line(log)
+
+
+def _executed(name: str, parameters: dict[str, object]) -> Path:
+    runs = project_folder("runs", str(parameters.get("runs_dir", "")))
+    return runs / "notebooks" / str(parameters["profile"]) / f"{name}.ipynb"
+
+
+def _logs(runs_dir: object) -> Path:
+    return project_folder("runs", str(runs_dir)) / "logs"

@@ -7,26 +7,30 @@
         history.csv                   one row an epoch
         predictions-test.parquet      see `cstn_lib.predictions`
         run.json                      written last: versions, machine, seconds; marks a finished run
+        lock                          held while a process works here; empty
 
 Asking for a run that is finished opens it; one that was interrupted continues from its last epoch;
-any other is trained. Two runs share a folder only when they are the same run.
+any other is trained. Two runs share a folder only when they are the same run. Two commands may ask
+for one run at the same time: the second waits for the first and then finds it finished.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 import torch
-import torchvision
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -40,6 +44,7 @@ from cstn_lib.experiments import Experiment
 from cstn_lib.models import build_model
 from cstn_lib.predictions import load_table, save_table
 from cstn_lib.project import project_folder
+from cstn_lib.provenance import provenance
 
 __all__ = ["Run", "RunStore"]
 
@@ -71,8 +76,10 @@ class RunStore:
     def run(self, experiment: Experiment) -> Run:
         """The finished run of an experiment: opened, resumed or trained."""
         run = self.open(experiment)
-        if not run.finished:
-            run.train()
+        if _of_first(self.processes, lambda: not run.finished):
+            with run.held():
+                if not run.finished:  # by another command in the meantime
+                    run.train()
         return run
 
     def open(self, experiment: Experiment) -> Run:
@@ -101,6 +108,11 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.folder / "run.json").is_file()
+
+    @property
+    def predicted(self) -> bool:
+        """Whether the predictions tables of val and test are there."""
+        return all(self.predictions_path(split).is_file() for split in ("val", "test"))
 
     @property
     def title(self) -> str:
@@ -143,17 +155,32 @@ class Run:
     def predictions(self, split: str = "test") -> pd.DataFrame:
         """The predictions table on a split, computed on the first call."""
         path = self.predictions_path(split)
-        if not path.is_file():
-            table = predict(
-                self.model(),
-                self.split(split),
-                device=self.store.device,
-                precision=self.experiment.training.precision,
-            )
-            if self.store.processes.is_main_process:
-                save_table(table, path)
-            self.store.processes.wait_for_everyone()
+        if _of_first(self.store.processes, lambda: not path.is_file()):
+            with self.held():
+                if not path.is_file():
+                    self._predict(split, path)
         return load_table(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other commands away from the folder; wait where another one has it.
+
+        Of several processes that work together the first holds the lock, for all of them.
+        """
+        processes = self.store.processes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        waited = 0
+        while not _of_first(processes, lambda: _try(lock)):
+            if not waited and processes.is_main_process:
+                print(f"{self.title}: another process has it, waiting", file=sys.stderr, flush=True)
+            waited += 1
+            time.sleep(min(0.1 * waited, 2))
+        try:
+            yield
+            processes.wait_for_everyone()  # all are done with the folder
+        finally:
+            lock.release()
 
     def save_backbone(self, path: Path) -> None:
         """Write the trained backbone alone, for `cstn_lib.models.ModelConfig.weights`."""
@@ -185,6 +212,17 @@ class Run:
             checkpoint.unlink(missing_ok=True)
         self.store.processes.wait_for_everyone()
 
+    def _predict(self, split: str, path: Path) -> None:
+        table = predict(
+            self.model(),
+            self.split(split),
+            device=self.store.device,
+            precision=self.experiment.training.precision,
+        )
+        if self.store.processes.is_main_process:
+            save_table(table, path)
+        self.store.processes.wait_for_everyone()
+
     def _write(self, model: nn.Module, history: pd.DataFrame, seconds: float) -> None:
         with atomic_file(self.folder / "model.safetensors") as temporary:
             state = model.state_dict().items()
@@ -194,11 +232,7 @@ class Run:
         facts = {
             "training_seconds": round(float(history["seconds"].sum()), 1),
             "total_seconds": round(seconds, 1),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
+            **provenance(resolve_device(self.store.device)),
             "processes": self.store.processes.num_processes,
         }
         _write_json(self.folder / "run.json", facts)
@@ -207,3 +241,17 @@ class Run:
 def _write_json(path: Path, content: dict) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _of_first(processes: PartialState, ask: Callable[[], bool]) -> bool:
+    """What the first of several processes answers, told to all."""
+    answer = [ask() if processes.is_main_process else False]
+    return broadcast_object_list(answer)[0]
+
+
+def _try(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True

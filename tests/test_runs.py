@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from cstn_lib import runs as runs_module
 from cstn_lib.data import ImageSet
 from cstn_lib.engine import predict
 from cstn_lib.errors import InputError
-from cstn_lib.experiments import Experiment
+from cstn_lib.experiments import Experiment, make_experiment
 from cstn_lib.models import LevelConfig, build_model
 from cstn_lib.runs import Run, RunStore
 
@@ -272,3 +274,50 @@ def test_damaged_facts(copied: Run, content):
     path = copied.folder / "run.json"
     path.write_bytes(content)
     assert str(path) in input_error(lambda: copied.facts)
+
+
+# Two commands at once
+
+
+SECOND = """
+import sys
+from cstn_lib import runs
+from cstn_lib.experiments import make_experiment
+
+def fail(*_, **__):
+    raise AssertionError("trained again")
+
+runs.fit = fail
+experiment = make_experiment("cam", "birds-cub", "smoke", device="cpu")
+run = runs.RunStore(sys.argv[1], device="cpu").run(experiment)
+print("finished" if run.finished else "not finished")
+"""
+
+
+def test_a_second_command_waits_and_finds_the_run_finished(tmp_path: Path):
+    store = RunStore(tmp_path, device="cpu")
+    run = store.open(make_experiment("cam", "birds-cub", "smoke", device="cpu"))
+    with run.held():
+        second = subprocess.Popen(
+            [sys.executable, "-c", SECOND, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        said = second.stderr.readline()
+        assert "another process has it, waiting" in said, said + second.stderr.read()
+        assert second.poll() is None
+        run.train()
+    out, errors = second.communicate(timeout=60)
+    assert out == "finished\n", errors
+
+
+def test_a_lock_is_given_back_after_a_mistake(
+    data_folder: Path, tmp_path: Path, small_experiment: Maker, monkeypatch
+):
+    store = RunStore(tmp_path, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_module, "fit", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.run(small_experiment())
+    assert store.run(small_experiment()).finished
