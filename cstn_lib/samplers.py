@@ -13,6 +13,7 @@ drew with the kernel. The ways of `SAMPLERS` give the same values and gradients:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from math import prod
 
@@ -27,7 +28,7 @@ __all__ = ["SAMPLERS", "choose_sampler", "convolve_points"]
 Sampler = Callable[[Tensor, Tensor, Window, Tensor], Tensor]
 
 HAS_NUMBA = find_spec("numba") is not None
-CACHE_BYTES = 4 << 20  # of samples at a time: about a second-level cache
+CACHE_BYTES = 2 << 20  # of samples at a time: half a second-level cache, the maps need the rest
 
 
 def choose_sampler(features: Tensor) -> str:
@@ -106,29 +107,38 @@ def _loops(
     Args:
         theta: (B, L, 6); theta, centres and taps as of `bilinear_loops.sample`.
     """
+    narrow = features.dtype
     if torch.is_autocast_enabled("cpu"):
-        kernel = kernel.to(torch.get_autocast_dtype("cpu"))
-    wide = torch.promote_types(torch.promote_types(features.dtype, theta.dtype), torch.float32)
-    places = theta.to(wide).contiguous(), centres.to(wide), taps.to(wide)
-    return _ConvolveLoops.apply(features.to(wide), *places, kernel)
+        narrow = torch.get_autocast_dtype("cpu")
+    wide = torch.promote_types(torch.promote_types(narrow, theta.dtype), torch.float32)
+    tensors = (features, theta.contiguous(), centres, taps, kernel)
+    products = "medium" if narrow == torch.bfloat16 else torch.get_float32_matmul_precision()
+    return _ConvolveLoops.apply(*(tensor.to(wide) for tensor in tensors), products).to(narrow)
 
 
 class _ConvolveLoops(torch.autograd.Function):
     """The compiled loops and the matrix product, a few images at a time.
 
-    The samples are T times as large as the map. They are never all there: buffers small enough for
-    the cache hold those of a few images, and the backward pass draws them again. The buffers are
+    The samples are T times as large as the map. They are never all there: a buffer small enough for
+    the cache holds those of a few images, and the backward pass draws them again. The buffer is
     made once, because fresh memory is dear: the operating system hands it out page by page.
+
+    Under bfloat16 the product itself rounds what it multiplies, while it reads it
+    (`torch.set_float32_matmul_precision`): a copy of the samples would take longer than the
+    product.
     """
 
     @staticmethod
-    def forward(ctx, features, theta, centres, taps, kernel):  # type: ignore[no-untyped-def]
+    def forward(ctx, features, theta, centres, taps, kernel, products):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(features, theta, centres, taps, kernel)
+        ctx.products = products
         samples_an_image = theta.shape[1] * len(taps) * features.shape[1]
         outputs = kernel.new_empty(len(theta), samples_an_image // kernel.shape[1], len(kernel))
-        for images, cells, samples, factor in _in_chunks(features, theta, taps, kernel):
-            _draw(cells, (theta[images], centres, taps), samples)
-            torch.mm(_cast(samples, factor), kernel.T, out=outputs[images].flatten(0, 1))
+        with _matmul_precision(products):
+            for images, cells, samples in _in_chunks(features, theta, taps):
+                _draw(cells, (theta[images], centres, taps), samples)
+                rows = samples.view(-1, kernel.shape[1])
+                torch.mm(rows, kernel.T, out=outputs[images].flatten(0, 1))
         return outputs
 
     @staticmethod
@@ -137,26 +147,36 @@ class _ConvolveLoops(torch.autograd.Function):
         features, theta, centres, taps, kernel = ctx.saved_tensors
         of_features, of_theta = torch.empty_like(features), torch.empty_like(theta)
         of_kernel, of_cells = torch.zeros_like(kernel), None
-        for images, cells, samples, factor in _in_chunks(features, theta, taps, kernel):
-            places = theta[images], centres, taps
-            coming = gradient[images].to(kernel.dtype).flatten(0, 1)  # (b * L, out)
-            _draw(cells, places, samples)
-            of_kernel.addmm_(coming.T, _cast(samples, factor))
-            torch.mm(coming, kernel, out=factor)  # the gradient of the samples
-            of_cells = torch.empty_like(cells) if of_cells is None else of_cells[: len(cells)]
-            _spread(cells, places, _cast(factor, samples), of_cells.zero_(), of_theta[images])
-            of_features[images] = of_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        return of_features, of_theta, None, None, of_kernel
+        with _matmul_precision(ctx.products):
+            for images, cells, samples in _in_chunks(features, theta, taps):
+                places = theta[images], centres, taps
+                coming = gradient[images].flatten(0, 1)  # (b * L, out)
+                rows = samples.view(-1, kernel.shape[1])
+                _draw(cells, places, samples)
+                of_kernel.addmm_(coming.T, rows)
+                torch.mm(coming, kernel, out=rows)  # the gradient of the samples
+                of_cells = torch.empty_like(cells) if of_cells is None else of_cells[: len(cells)]
+                _spread(cells, places, samples, of_cells.zero_(), of_theta[images])
+                of_features[images] = of_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+        return of_features, of_theta, None, None, of_kernel, None
+
+
+@contextmanager
+def _matmul_precision(products: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(products)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _in_chunks(
-    features: Tensor, theta: Tensor, taps: Tensor, kernel: Tensor
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Parts of the batch: which images, their cells with a rim, and room for their samples.
+    features: Tensor, theta: Tensor, taps: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Parts of the batch: which images, their cells with a rim, and room for (b, L, T, C) samples.
 
-    The room comes twice: (b, L, T, C) in the type of the loops, and in the kernel's type with one
-    row for what the kernel weighs together. It is the same memory where the types agree, and the
-    next part overwrites it.
+    The next part overwrites the room.
     """
     batch, channels, height, width = features.shape
     shape = (theta.shape[1], len(taps), channels)
@@ -164,20 +184,12 @@ def _in_chunks(
     step = min(max(CACHE_BYTES // max(an_image, 1), torch.get_num_threads()), batch)
     all_cells = features.new_zeros(step, height + 2, width + 2, channels)
     all_samples = features.new_empty(step, *shape)
-    all_factors = all_samples.to(kernel.dtype)
     for start in range(0, batch, step):
         images = slice(start, min(start + step, batch))
         count = images.stop - start
-        cells, samples, factors = all_cells[:count], all_samples[:count], all_factors[:count]
+        cells = all_cells[:count]
         cells[:, 1:-1, 1:-1] = features[images].permute(0, 2, 3, 1)  # the rim stays zero
-        yield images, cells, samples, factors.view(-1, kernel.shape[1])
-
-
-def _cast(values: Tensor, room: Tensor) -> Tensor:
-    """The values in `room`, which has as many and may be the same memory."""
-    if values.dtype != room.dtype:
-        room.view(-1).copy_(values.view(-1))
-    return room
+        yield images, cells, all_samples[:count]
 
 
 def _draw(cells: Tensor, places: Sequence[Tensor], samples: Tensor) -> None:
