@@ -20,6 +20,7 @@ from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, first_line, unknown_name
 from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
 from cstn_lib.metrics import choose_threshold, evaluate
+from cstn_lib.plan import make_plan
 from cstn_lib.project import project_folder
 from cstn_lib.report import TABLES, save_table_files, table_experiments
 from cstn_lib.reproduce import RESULTS, check_parameters, run_notebooks
@@ -39,7 +40,7 @@ app.add_typer(data_app, name="data")
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}")]
 Dataset = Annotated[str, typer.Option(help=f"one of {', '.join(DATASETS)}")]
-ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick or cpu")]
+ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick, cpu or paper")]
 Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
 Seeds = Annotated[int, typer.Option(min=0, help="how many seeds; 0: as many as the profile has")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -77,6 +78,9 @@ def reproduce(
     seeds: Seeds = 0,
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would run, and do nothing")
+    ] = False,
 ) -> None:
     """Run the notebooks; print each table beside the paper's, and where the figures are."""
     given = {
@@ -90,6 +94,9 @@ def reproduce(
     }
     parameters = {name: value for name, value in given.items() if value}
     check_parameters(parameters)
+    if dry_run:
+        print(make_plan(only or [], parameters))
+        return
     outputs = run_notebooks(only or [], parameters)
     folder = _figures(figures_dir, profile)
     made = {path.stem for path in outputs}

@@ -17,7 +17,7 @@ from cstn_lib.errors import InputError, unknown_name
 from cstn_lib.experiments import profile_named
 from cstn_lib.project import project_folder
 
-__all__ = ["NOTEBOOKS", "RESULTS", "check_parameters", "run_notebooks"]
+__all__ = ["NOTEBOOKS", "RESULTS", "check_parameters", "chosen_notebooks", "run_notebooks"]
 
 NOTEBOOKS = (
     "00_start_here",
@@ -65,12 +65,12 @@ def run_notebooks(only: Sequence[str], parameters: dict[str, object]) -> list[Pa
     import papermill  # training and report work where papermill is not installed
     from papermill.exceptions import PapermillExecutionError
 
-    chosen = [_notebook_of(name) for name in only] or list(NOTEBOOKS)
+    chosen = chosen_notebooks(only)
     # kernels of the environment come before those of the user's home folder
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     runs = project_folder("runs", str(parameters.get("runs_dir", "")))
     outputs = []
-    for name in sorted(set(chosen)):
+    for name in chosen:
         source = project_folder("notebooks") / f"{name}.ipynb"
         if not source.is_file():
             raise InputError(
@@ -115,6 +115,15 @@ def check_parameters(parameters: dict[str, object]) -> None:
     root = parameters.get("data_root")
     if root and not Path(str(root)).expanduser().exists():
         raise InputError(f"{root}: no such data root; expected the folder or zip of the data set")
+
+
+def chosen_notebooks(only: Sequence[str]) -> list[str]:
+    """The notebooks that ``--only`` names, in reading order; all where it names none.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    return sorted({_notebook_of(name) for name in only} or NOTEBOOKS)
 
 
 def _notebook_of(name: str) -> str:
