@@ -23,6 +23,7 @@ from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
 from cstn_lib.figures import FIGURES, save_claims_files, save_figure_files
 from cstn_lib.jobs import stopped_by_signals
 from cstn_lib.metrics import choose_threshold, evaluate
+from cstn_lib.plan import make_plan
 from cstn_lib.project import figures_folder, project_folder
 from cstn_lib.report import TABLES, save_table_files
 from cstn_lib.reproduce import (
@@ -49,7 +50,7 @@ app.add_typer(data_app, name="data")
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}")]
 Dataset = Annotated[str, typer.Option(help=f"one of {', '.join(DATASETS)}")]
-ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick or cpu")]
+ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick, cpu or paper")]
 Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
 Seeds = Annotated[int, typer.Option(min=0, help="how many seeds; 0: as many as the profile has")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -92,6 +93,9 @@ def reproduce(
         int,
         typer.Option(min=0, help="processes at a time; 0: one a processor, and one on a GPU"),
     ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would run, and do nothing")
+    ] = False,
 ) -> None:
     """Train what is missing, then run the notebooks, several at a time.
 
@@ -108,6 +112,9 @@ def reproduce(
     }
     parameters = {name: value for name, value in given.items() if value}
     check_parameters(parameters)
+    if dry_run:
+        print(make_plan(only or [], parameters))
+        return
     reproduce_results(only or [], parameters, jobs)
     made = chosen_notebooks(only or [])
     for result in [name for name, notebook in RESULTS.items() if notebook in made]:

@@ -102,6 +102,22 @@ def resolve_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What is wrong with an image in one line, also where another process loads it.
+
+    torch raises its error again with the traceback of that process before the message.
+    """
+    try:
+        yield
+    except InputError as error:
+        *traceback, last = str(error).splitlines()
+        if not traceback:
+            raise
+        raise InputError(last.partition(": ")[2]) from error
+
+
+@_in_one_line()
 def fit(
     model: nn.Module,
     config: TrainingConfig,
@@ -197,6 +213,7 @@ def fit(
     return pd.DataFrame(history)
 
 
+@_in_one_line()
 def predict(
     model: nn.Module, data: ImageSet, *, device: str, precision: str = "float32"
 ) -> pd.DataFrame:

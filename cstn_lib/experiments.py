@@ -1,17 +1,22 @@
 """Every training of the project as a named configuration, and the profiles that size them.
 
-An `Experiment` is everything a run depends on but the content of the data. `make_experiment` is the
-only place where hyper-parameters are written down; they were chosen on the val splits.
+An `Experiment` is everything a run depends on but the content of the data. This file is the only
+place where hyper-parameters are written down: `RECIPES` holds what all methods share on a kind of
+data, `PROFILES` how much work is done, and the studies what their names change. Those of the small
+network were chosen on the val splits, those of the ``paper`` profile are the published ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cstn_lib.config import LevelConfig, ModelConfig
-from cstn_lib.data import DATASETS, DataConfig
+from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
+from cstn_lib.data import DATASETS, READERS, DataConfig
+from cstn_lib.data.reading import SPLITS
 from cstn_lib.engine import TrainingConfig, supports_bfloat16
 from cstn_lib.errors import InputError, unknown_name
+from cstn_lib.losses import authors_weight
+from cstn_lib.paper import STANDS_FOR
 
 __all__ = [
     "ALPHA_STUDY",
@@ -19,9 +24,11 @@ __all__ = [
     "LAMBDA_STUDY",
     "LEVEL_STUDY",
     "PROFILES",
+    "RECIPES",
     "STUDIES",
     "Experiment",
     "Profile",
+    "Recipe",
     "make_experiment",
     "profile_named",
 ]
@@ -45,7 +52,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much work: the same experiments in four sizes.
+    """How much work: the same experiments in four sizes, of which the last is the paper's.
 
     Attributes:
         name: as given on the command line.
@@ -55,6 +62,7 @@ class Profile:
         epochs, warmup_epochs: of trainings on the embedded data sets, whose backbone is pretrained.
         photos: at most so many photographs of each split of a read data set; None: all.
         photo_epochs, photo_warmup_epochs: of trainings on photographs, which start from nothing.
+        published: the paper's network and settings instead of the small ones, see `RECIPES`.
     """
 
     name: str
@@ -68,6 +76,7 @@ class Profile:
     photos: int | None = None
     photo_epochs: int = 6
     photo_warmup_epochs: int = 2
+    published: bool = False
 
 
 LAPTOP = {
@@ -96,6 +105,14 @@ PROFILES = {
         ),
         Profile("quick", seeds=1, **LAPTOP),
         Profile("cpu", seeds=3, **LAPTOP),
+        Profile(
+            "paper",
+            seeds=1,
+            **LAPTOP | {"epochs": 20, "warmup_epochs": 0},
+            photo_epochs=20,
+            photo_warmup_epochs=0,
+            published=True,
+        ),
     )
 }
 
@@ -116,10 +133,11 @@ LEVEL_STUDY = {"cstn-level-4": "4", "cstn-level-5": "5"}
 """Figure 6 and 8: the only level that votes."""
 
 LAMBDA_STUDY = {f"cstn-lambda-{v}": float(v) for v in ("0", "1e-5", "3e-5", "3e-4", "1e-3", "1e-2")}
-"""Table III: lambda per example, as in Eq. 4. ``cstn`` itself stands at `LAMBDA_THETA`."""
+"""Table III: lambda per example, as in Eq. 4; in the ``paper`` profile as printed. ``cstn`` itself
+stands at its recipe's."""
 
 ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "1", "50")}
-"""How widely alpha can vary; ``cstn`` itself stands at `ALPHA_SCALE`."""
+"""How widely alpha can vary; ``cstn`` itself stands at its recipe's."""
 
 STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY)
 
@@ -133,8 +151,78 @@ small backbone's pretraining."""
 BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 6))
 PHOTO_LEVELS = (LevelConfig("4", 6, dilation=3), LevelConfig("5", 8))
 LAMBDA_THETA = 1e-4
-ALPHA_SCALE = {"birds-cub": 5.0, "birds-ilsvrc": 16.0}
-PHOTO_ALPHA_SCALE = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all methods share on one kind of data.
+
+    Attributes:
+        model: of ``cstn``; another method has another head.
+        training: of ``cstn``, but for its epochs; a method without theta or without levels does
+            without the weight of that term.
+        image_size: side in pixels of the square images.
+        unit: what the lambdas and alphas of the studies are multiples of.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    image_size: int = 80
+    unit: float = 1.0
+
+
+# The settings of the authors' code, every method on the same. Two things are ours: the width of the
+# global STN's localization network, and the 3 x 3 convolution that CSTN's begin with
+# (`cstn_lib.cstn.LocalizationNetwork`). There is no warm-up and the localization networks learn as
+# fast as the rest. The learning rate is constant: its published steps come at epoch 20 and later.
+# The other methods' own papers differ in more than the schedule: they stand on VGG-16, GoogLeNet,
+# Inception-v3 or ResNet-50-SE, most of them with a finer last map than the 10 x 10 cells here.
+PAPER_MODEL = ModelConfig(
+    backbone="resnet101",
+    weights="imagenet",
+    levels=PAPER_LEVELS,
+    channels=512,
+    localization_channels=512,
+    frozen_stages=2,
+)
+PAPER_TRAINING = TrainingConfig(
+    batch_size=16,
+    optimizer="sgd",
+    lr=1e-3,
+    localization_lr=1.0,
+    weight_decay=1e-4,
+    schedule="constant",
+    alpha_scale=authors_weight(5.0),
+)
+
+RECIPES = {
+    "birds-cub": Recipe(
+        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
+        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=5.0),
+    ),
+    "birds-ilsvrc": Recipe(
+        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
+        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=16.0),
+    ),
+    "photos": Recipe(
+        ModelConfig(weights="none", levels=PHOTO_LEVELS),
+        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=0.5),
+    ),
+    "paper, CUB-200-2011": Recipe(
+        PAPER_MODEL,
+        replace(PAPER_TRAINING, lambda_theta=authors_weight(1e-4)),
+        image_size=320,
+        unit=authors_weight(1),
+    ),
+    "paper, ImageNet": Recipe(
+        PAPER_MODEL,
+        replace(PAPER_TRAINING, lambda_theta=authors_weight(1e-3)),
+        image_size=320,
+        unit=authors_weight(1),
+    ),
+}
+"""By the data set, ``photos`` for all that are read; in the ``paper`` profile by the paper's data
+set whose place it takes (`cstn_lib.paper.STANDS_FOR`), and like ImageNet where it takes none's."""
 
 
 def profile_named(name: str) -> Profile:
@@ -173,26 +261,37 @@ def make_experiment(
     if name == "pretext":
         return _pretext(size, precision, seed)
     method = "cstn" if name in STUDIES else name
-    alpha = ALPHA_SCALE.get(dataset, PHOTO_ALPHA_SCALE)
-    if dataset == "tiny-imagenet":
-        data = DataConfig(dataset, train=size.photos, val=size.photos, test=size.photos)
-        model = ModelConfig(weights="none", levels=PHOTO_LEVELS, head=HEADS[method])
-        epochs, warmup_epochs = size.photo_epochs, size.photo_warmup_epochs
-    else:
-        data = DataConfig(dataset, train=size.train, val=size.val, test=size.test)
-        model = ModelConfig(levels=BIRD_LEVELS, frozen_stages=2, head=HEADS[method])
-        epochs, warmup_epochs = size.epochs, size.warmup_epochs
+    read = dataset in READERS
+    recipe = _recipe(dataset, size)
+    images = {split: size.photos if read else getattr(size, split) for split in SPLITS}
+    data = DataConfig(dataset, image_size=recipe.image_size, **images)
+    model = replace(recipe.model, head=HEADS[method])
     if name in LEVEL_STUDY:
         voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
         model = replace(model, levels=voting)
-    training = TrainingConfig(
-        epochs=epochs,
-        warmup_epochs=warmup_epochs if method in ("cstn", "stn", "deform") else 0,
-        lambda_theta=LAMBDA_STUDY.get(name, LAMBDA_THETA if method in ("cstn", "stn") else 0.0),
-        alpha_scale=ALPHA_STUDY.get(name, alpha if method in ("cstn", "plain", "deform") else 0.0),
+    training = replace(
+        recipe.training,
+        epochs=size.photo_epochs if read else size.epochs,
+        warmup_epochs=size.photo_warmup_epochs if read else size.warmup_epochs,
         precision=precision,
     )
+    if method not in ("cstn", "stn", "deform"):  # nothing moves
+        training = replace(training, warmup_epochs=0)
+    if method not in ("cstn", "stn"):  # no theta
+        training = replace(training, lambda_theta=0.0)
+    if method not in ("cstn", "plain", "deform"):  # no levels
+        training = replace(training, alpha_scale=0.0)
+    if name in LAMBDA_STUDY:
+        training = replace(training, lambda_theta=recipe.unit * LAMBDA_STUDY[name])
+    if name in ALPHA_STUDY:
+        training = replace(training, alpha_scale=recipe.unit * ALPHA_STUDY[name])
     return Experiment(name, data, model, training, seed)
+
+
+def _recipe(dataset: str, size: Profile) -> Recipe:
+    if size.published:
+        return RECIPES[f"paper, {STANDS_FOR.get(dataset, 'ImageNet')}"]
+    return RECIPES.get(dataset, RECIPES["photos"])
 
 
 def _pretext(size: Profile, precision: str, seed: int) -> Experiment:

@@ -22,8 +22,15 @@ __all__ = [
     "TABLE_COLUMNS",
 ]
 
-STANDS_FOR = {"birds-cub": "CUB-200-2011", "birds-ilsvrc": "ImageNet"}
-"""The paper's data set whose place a data set of ours takes."""
+STANDS_FOR = {
+    "birds-cub": "CUB-200-2011",
+    "cub": "CUB-200-2011",
+    "wsol-cub": "CUB-200-2011",
+    "birds-ilsvrc": "ImageNet",
+    "ilsvrc": "ImageNet",
+    "wsol-ilsvrc": "ImageNet",
+}
+"""The paper's data set that a data set of ours is, or whose place it takes."""
 
 TABLE_1 = {
     "CUB-200-2011": {"without transform": 40.64, "with transform": 49.03},

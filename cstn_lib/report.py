@@ -156,9 +156,10 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
 def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     """Table III: one row a lambda, from 0 upwards.
 
-    Our lambda is that of Eq. 4, per example, and rows meet the paper's by the printed number. Two
-    columns spell the paper's out: as printed, and the weight that it has per example in the
-    authors' code (`cstn_lib.losses.authors_weight`).
+    Our lambda is that of Eq. 4, per example. Rows meet the paper's by the weight per example that a
+    printed lambda has in the authors' code (`cstn_lib.losses.authors_weight`), as in the ``paper``
+    profile, or else by the printed number. Two columns spell the paper's out: as printed, and that
+    weight.
 
     Args:
         runs: of ``cstn`` and all of `cstn_lib.experiments.LAMBDA_STUDY` on one data set; seeds are
@@ -173,13 +174,13 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     for group in same.values():
         weight = group[0].experiment.training.lambda_theta
         metrics = [evaluate(run.predictions()) for run in group]
-        published = TABLE_3.get(weight, {}) if _is_cub(runs) else {}
+        printed = _printed_lambda(weight) if _is_cub(runs) else None
         rows[weight] = {
             "seeds": len(metrics),
             **_cells(_of_metrics(metrics, METRICS), several),
-            "paper: lambda as printed": weight if published else np.nan,
-            "paper: lambda per example": authors_weight(weight) if published else np.nan,
-            **_published(published, ("Top-1 Loc", "Top-1 Class")),
+            "paper: lambda as printed": np.nan if printed is None else printed,
+            "paper: lambda per example": np.nan if printed is None else authors_weight(printed),
+            **_published(TABLE_3.get(printed, {}), ("Top-1 Loc", "Top-1 Class")),
         }
     return _table(dict(sorted(rows.items())), "lambda", runs)
 
@@ -392,6 +393,12 @@ def _several(groups: Mapping[str, Sequence[Run]]) -> bool:
 def _is_cub(runs: Sequence[Run]) -> bool:
     """Whether the data set takes the place of the one that Tables II and III are about."""
     return STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
+
+
+def _printed_lambda(weight: float) -> float | None:
+    """The row of the paper's Table III that a lambda per example meets; None: it has none."""
+    same_effect = {authors_weight(printed): printed for printed in TABLE_3}
+    return same_effect.get(weight, weight if weight in TABLE_3 else None)
 
 
 def _table(

@@ -175,15 +175,6 @@ def needed_experiments(
     return list(dict.fromkeys(found))
 
 
-def chosen_notebooks(only: Sequence[str]) -> list[str]:
-    """The notebooks that ``--only`` names, in reading order; all where it names none.
-
-    Raises:
-        InputError: a name is unknown.
-    """
-    return sorted({_notebook_of(name) for name in only} or NOTEBOOKS)
-
-
 def check_parameters(parameters: dict[str, object]) -> None:
     """Refuse unknown names before the first notebook starts.
 
@@ -198,6 +189,15 @@ def check_parameters(parameters: dict[str, object]) -> None:
     root = parameters.get("data_root")
     if root and not Path(str(root)).expanduser().exists():
         raise InputError(f"{root}: no such data root; expected the folder or zip of the data set")
+
+
+def chosen_notebooks(only: Sequence[str]) -> list[str]:
+    """The notebooks that ``--only`` names, in reading order; all where it names none.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    return sorted({_notebook_of(name) for name in only} or NOTEBOOKS)
 
 
 def _notebook_of(name: str) -> str:

@@ -86,10 +86,14 @@ class RunStore:
         """The run of an experiment as it stands, without training it."""
         with self.processes.main_process_first():  # draws or decodes what is not there yet
             train = open_split(experiment.data, experiment.training_split, self.data_root)
-        model = replace(experiment.model, num_classes=train.num_classes)
+        return self.run_on(experiment, train.num_classes, train.fingerprint)
+
+    def run_on(self, experiment: Experiment, num_classes: int, fingerprint: str) -> Run:
+        """As `open`, where the classes and the fingerprint of the training images are known."""
+        model = replace(experiment.model, num_classes=num_classes)
         experiment = replace(experiment, model=model)
         config = json.loads(json.dumps(asdict(experiment)))
-        identity = {"version": TRAINING_VERSION, "experiment": config, "data": train.fingerprint}
+        identity = {"version": TRAINING_VERSION, "experiment": config, "data": fingerprint}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         name = f"{experiment.name}-seed{experiment.seed}-{digest}"
         folder = project_folder("runs", self.folder) / experiment.data.name / name
@@ -113,6 +117,16 @@ class Run:
     def predicted(self) -> bool:
         """Whether the predictions tables of val and test are there."""
         return all(self.predictions_path(split).is_file() for split in ("val", "test"))
+
+    @property
+    def begun(self) -> bool:
+        """Whether some epochs are done, but not all."""
+        return not self.finished and self.checkpoint.is_file()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that training continues from."""
+        return self.folder / "checkpoint.safetensors"
 
     @property
     def title(self) -> str:
@@ -196,7 +210,6 @@ class Run:
             _write_json(self.folder / "config.json", self.identity)
         torch.manual_seed(self.experiment.seed)
         model = build_model(self.experiment.model)
-        checkpoint = self.folder / "checkpoint.safetensors"
         history = fit(
             model,
             self.experiment.training,
@@ -204,12 +217,12 @@ class Run:
             None if self.experiment.name == "pretext" else self.split("val"),
             seed=self.experiment.seed,
             device=self.store.device,
-            checkpoint=checkpoint,
+            checkpoint=self.checkpoint,
             title=self.title,
         )
         if writer:
             self._write(model, history, time.perf_counter() - started)
-            checkpoint.unlink(missing_ok=True)
+            self.checkpoint.unlink(missing_ok=True)
         self.store.processes.wait_for_everyone()
 
     def _predict(self, split: str, path: Path) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from miniatures import make_folder
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -24,7 +25,8 @@ from torch import nn
 from cstn_lib import engine, pyramid
 from cstn_lib.baselines import cam
 from cstn_lib.boxes import BoxList
-from cstn_lib.data import ImageSet
+from cstn_lib.data import READERS, ImageSet, reading
+from cstn_lib.data.reading import open_photos
 from cstn_lib.engine import (
     EpochOrder,
     Mirrored,
@@ -819,3 +821,23 @@ def test_watching_does_not_sweep_thresholds(fit_in, monkeypatch):
     monkeypatch.setattr(cam, "judge_maps", watched)
     fit_in(make_model(config=replace(SMALL, head="cam")), replace(TRAINING, epochs=2))
     assert sweeps == [False, False]
+
+
+def test_a_damaged_photo_is_one_line_wherever_it_is_loaded(tmp_path: Path, monkeypatch):
+    """Processes that load images raise an error whose text is their traceback."""
+    top = make_folder(tmp_path)
+    monkeypatch.setattr(reading, "STORED_AT_MOST", 0)
+    splits = [
+        open_photos(READERS["folder"], top, split, image_size=40, data_dir=tmp_path / "data")
+        for split in ("train", "val")
+    ]
+    damaged = top / "train/bee/train-bee-0.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    monkeypatch.setattr(engine, "_loading", lambda device: {"num_workers": 1})
+    with pytest.raises(InputError) as in_fit:
+        options = {"seed": 0, "device": "cpu", "checkpoint": tmp_path / "run", "title": "run"}
+        fit(make_model(), TRAINING, *splits, **options)
+    with pytest.raises(InputError) as in_predict:
+        predict(make_model(), splits[0], device="cpu")
+    for caught in (in_fit, in_predict):
+        assert one_line(caught).startswith(f"{damaged}: damaged, expected a whole JPEG")

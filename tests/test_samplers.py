@@ -125,8 +125,10 @@ def test_one_thread_and_several_agree():
 
 def test_autocast_gives_its_type_and_nearly_the_value():
     expected = everything("loops")
+    before = torch.get_float32_matmul_precision()
     with torch.autocast("cpu", torch.bfloat16):
         found = everything("loops")
+    assert torch.get_float32_matmul_precision() == before, "the rest of the network keeps its own"
     assert found[0].dtype == torch.bfloat16
     for value, exact in zip(found, expected, strict=True):
         scale = exact.abs().max()

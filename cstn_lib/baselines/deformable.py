@@ -84,10 +84,10 @@ class DeformableConv2d(nn.Conv2d):
             features = convolve_points(x, points, kernel)  # (B, h * w, out)
             features = features + self.bias.to(features.dtype)
             return features.transpose(1, 2).unflatten(2, offsets.shape[2:]), offsets
-        with torch.autocast(x.device.type, enabled=False):
-            features = deform_conv2d(
-                x.float(), offsets, self.weight, self.bias, self.stride, dilation=self.dilation
-            )
+        # under autocast this operator computes in float32 by itself
+        features = deform_conv2d(
+            x.float(), offsets, self.weight, self.bias, self.stride, dilation=self.dilation
+        )
         return features, offsets
 
 

@@ -10,19 +10,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from cstn_lib.data.birds import BirdsConfig, open_birds
+from cstn_lib.data.birds import (
+    BirdsConfig,
+    birds_fingerprint,
+    birds_folder,
+    class_names,
+    open_birds,
+)
 from cstn_lib.data.cub import CUB
 from cstn_lib.data.folder import Folder
 from cstn_lib.data.ilsvrc import ILSVRC
 from cstn_lib.data.images import ImageSet
-from cstn_lib.data.reading import Reader, open_photos
+from cstn_lib.data.reading import Reader, open_photos, peek_photos, stored_bytes
 from cstn_lib.data.tiny_imagenet import TinyImageNet
 from cstn_lib.data.wsol_metadata import WSOLCub, WSOLIlsvrc, WSOLOpenImages
 from cstn_lib.errors import InputError, unknown_name
 from cstn_lib.project import project_folder
 
-__all__ = ["DATASETS", "READERS", "DataConfig", "ImageSet", "birds_config", "open_split"]
+__all__ = [
+    "DATASETS",
+    "READERS",
+    "DataConfig",
+    "ImageSet",
+    "SplitOutline",
+    "birds_config",
+    "open_split",
+    "outline",
+]
 
 READERS: dict[str, type[Reader]] = {
     reader.name: reader
@@ -66,21 +82,67 @@ def open_split(config: DataConfig, split: str, data_root: str | Path | None = No
     Raises:
         InputError: the name or split is unknown, or the data are missing or damaged.
     """
-    data_dir = project_folder("data")
-    if config.name.startswith("birds-") and config.name in DATASETS:
-        return open_birds(birds_config(config), split, data_dir)
-    if config.name in READERS:
-        if not data_root:
-            raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")
-        return open_photos(
-            READERS[config.name],
-            Path(data_root).expanduser(),
-            split,
-            image_size=config.image_size,
-            data_dir=data_dir,
-            limit=getattr(config, split, None),
+    if _is_drawn(config):
+        return open_birds(birds_config(config), split, project_folder("data"))
+    return open_photos(**_photo_arguments(config, split, data_root))
+
+
+class SplitOutline(NamedTuple):
+    """What can be said of a split before it is drawn or decoded.
+
+    Attributes:
+        images, classes: how many.
+        missing_bytes: of pixels still to be written under ``data/``.
+        fingerprint: of its `ImageSet`; None where the photos have to be read for it.
+    """
+
+    images: int
+    classes: int
+    missing_bytes: int
+    fingerprint: str | None
+
+
+def outline(config: DataConfig, split: str, data_root: str | Path | None = None) -> SplitOutline:
+    """Look at a split without drawing, decoding or writing anything; arguments as `open_split`.
+
+    Raises:
+        InputError: as `open_split`, but for damaged photos.
+    """
+    if _is_drawn(config):
+        birds = birds_config(config)
+        images = getattr(birds, split)
+        there = birds_folder(birds, split, project_folder("data")).is_dir()
+        missing = 0 if there else images * config.image_size**2 * 3
+        return SplitOutline(
+            images, len(class_names(split)), missing, birds_fingerprint(birds, split)
         )
-    raise unknown_name("dataset", config.name, DATASETS)
+    found = peek_photos(**_photo_arguments(config, split, data_root))
+    if isinstance(found, ImageSet):
+        return SplitOutline(len(found), found.num_classes, 0, found.fingerprint)
+    missing = stored_bytes(found, config.image_size)
+    return SplitOutline(len(found), len(found.class_names), missing, None)
+
+
+def _is_drawn(config: DataConfig) -> bool:
+    if config.name not in DATASETS:
+        raise unknown_name("dataset", config.name, DATASETS)
+    return config.name not in READERS
+
+
+def _photo_arguments(
+    config: DataConfig, split: str, data_root: str | Path | None
+) -> dict[str, Any]:
+    """Of `open_photos` and `peek_photos`."""
+    if not data_root:
+        raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")
+    return {
+        "reader": READERS[config.name],
+        "root": Path(data_root).expanduser(),
+        "split": split,
+        "image_size": config.image_size,
+        "data_dir": project_folder("data"),
+        "limit": getattr(config, split, None),
+    }
 
 
 def birds_config(config: DataConfig) -> BirdsConfig:

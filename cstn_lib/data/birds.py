@@ -151,27 +151,31 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
         InputError: unknown split, or a damaged folder.
     """
     names = class_names(split)
-    fingerprint = _fingerprint(config, split)
-    name = f"birds-{config.boxes}"
-    folder = Path(data_dir) / name / f"{split}-{fingerprint}"
+    folder = birds_folder(config, split, data_dir)
     if folder.is_dir():
         return open_image_set(folder)
     count = getattr(config, split)
     with closing(_draw_batches(config, split)) as batches:
         return write_image_set(
             folder,
-            name=name,
+            name=folder.parent.name,
             split=split,
             image_size=(config.image_size, config.image_size),
             labels=np.arange(count) % len(names),
             boxes=[_boxes_of(config, split, index) for index in range(count)],
             class_names=names,
-            fingerprint=fingerprint,
+            fingerprint=birds_fingerprint(config, split),
             image_batches=batches,
         )
 
 
-def _fingerprint(config: BirdsConfig, split: str) -> str:
+def birds_folder(config: BirdsConfig, split: str, data_dir: Path) -> Path:
+    """Where `open_birds` keeps a split."""
+    return Path(data_dir) / f"birds-{config.boxes}" / f"{split}-{birds_fingerprint(config, split)}"
+
+
+def birds_fingerprint(config: BirdsConfig, split: str) -> str:
+    """Identifies the content of a split, drawn or not."""
     content = {
         "boxes": config.boxes,
         "split": split,

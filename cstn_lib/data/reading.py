@@ -15,7 +15,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -45,6 +45,8 @@ __all__ = [
     "Reader",
     "measured_boxes",
     "open_photos",
+    "peek_photos",
+    "stored_bytes",
     "unit_photo_list",
 ]
 
@@ -186,6 +188,37 @@ def open_photos(
         InputError: the root, a line of annotation or a photo is not as expected; nothing is
             written then.
     """
+    with _listed(reader, root, split, image_size, data_dir, limit) as (folder, found):
+        if isinstance(found, ImageSet):
+            return found
+        return _write(reader.name, split, found, image_size, folder)
+
+
+def peek_photos(
+    reader: type[Reader],
+    root: Path,
+    split: str,
+    *,
+    image_size: int,
+    data_dir: Path,
+    limit: int | None = None,
+) -> ImageSet | PhotoList:
+    """As `open_photos`, but of a split that is not there yet the list, and nothing is written."""
+    with _listed(reader, root, split, image_size, data_dir, limit) as (_, found):
+        return found
+
+
+def stored_bytes(photos: PhotoList, side: int) -> int:
+    """Of pixels that `open_photos` keeps of these photos; 0: they are decoded on the fly."""
+    pixels = len(photos) * side * side * 3
+    return pixels if pixels <= STORED_AT_MOST or not isinstance(photos.source, FolderSource) else 0
+
+
+@contextmanager
+def _listed(
+    reader: type[Reader], root: Path, split: str, image_size: int, data_dir: Path, limit: int | None
+) -> Iterator[tuple[Path, ImageSet | PhotoList]]:
+    """The folder of a split and what is in it, or the photos that belong there."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     for name, value in (("image_size", image_size), ("limit", limit)):
@@ -195,20 +228,19 @@ def open_photos(
         identity = [_RECIPE, image_size, limit, opened.identity(split)]
         folder = Path(data_dir) / reader.name / f"{split}-{_digest(identity)}"
         if folder.is_dir():
-            return open_image_set(folder)
+            yield folder, open_image_set(folder)
+            return
         faults = Faults()
         photos = opened.photos(split, faults)
         if not len(photos):
             raise InputError(f"{root}: no photo of split {split!r}, expected some")
         faults.warn()
         names = [opened.lasting_name(file) for file in photos.files]
-        photos = photos.take(in_turns(names, photos.labels)[:limit])
-        return _write(reader.name, split, photos, image_size, folder)
+        yield folder, photos.take(in_turns(names, photos.labels)[:limit])
 
 
 def _write(name: str, split: str, photos: PhotoList, side: int, folder: Path) -> ImageSet:
-    stored = len(photos) * side * side * 3 <= STORED_AT_MOST
-    stored = stored or not isinstance(photos.source, FolderSource)
+    stored = stored_bytes(photos, side) > 0
     if stored:
         title = f"reading {name} {split}"
         content = list(in_parallel(photos.source.checksum, photos.files, title))
