@@ -209,7 +209,7 @@ def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[s
     training = experiment.training
     state = "to do"
     if train.fingerprint is not None:  # or its images are new, and so would be the run
-        run = store.run_on(experiment, train.classes, train.fingerprint)
+        run = store.open_on(experiment, train.classes, train.fingerprint)
         state = "finished" if run.finished else "begun" if run.begun else state
     model = replace(experiment.model, num_classes=train.classes)
     takes = footprint(model, training, experiment.data.image_size)

@@ -86,9 +86,9 @@ class RunStore:
         """The run of an experiment as it stands, without training it."""
         with self.processes.main_process_first():  # draws or decodes what is not there yet
             train = open_split(experiment.data, experiment.training_split, self.data_root)
-        return self.run_on(experiment, train.num_classes, train.fingerprint)
+        return self.open_on(experiment, train.num_classes, train.fingerprint)
 
-    def run_on(self, experiment: Experiment, num_classes: int, fingerprint: str) -> Run:
+    def open_on(self, experiment: Experiment, num_classes: int, fingerprint: str) -> Run:
         """As `open`, where the classes and the fingerprint of the training images are known."""
         model = replace(experiment.model, num_classes=num_classes)
         experiment = replace(experiment, model=model)
