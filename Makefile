@@ -4,6 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
+# Trainings and notebooks at a time; empty: one a processor, and one on a GPU.
+JOBS ?=
 # A Python to build the environment with; empty: the newest supported one that runs.
 PYTHON ?=
 
@@ -21,14 +23,15 @@ help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PROFILE=smoke|quick|cpu|paper chooses what 'make reproduce' runs (now: $(PROFILE));"
+	@echo "JOBS=N makes it train and run N side by side (else one a processor, and one on a GPU);"
 	@echo "PYTHON=/path/to/python chooses the interpreter of the environment."
 	@echo "Trained runs and drawn data are kept by 'make clean': rm -rf runs removes the runs,"
 	@echo "git clean -dfX data the data, rm -rf $(VENV) the environment."
 
 setup: $(VENV)/.installed  ## make the environment in .venv, or bring it up to date
 
-reproduce: setup  ## run every notebook in PROFILE and print each table beside the paper's
-	$(BIN)/cstn reproduce --profile $(PROFILE)
+reproduce: setup  ## train and run every notebook in PROFILE, print each table beside the paper's
+	$(BIN)/cstn reproduce --profile $(PROFILE)$(if $(JOBS), --jobs $(JOBS))
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest

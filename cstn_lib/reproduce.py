@@ -82,6 +82,10 @@ PHOTOS = "tiny-imagenet"
 """What notebook 05 trains on besides, with every seed, where it is given a `data_root`."""
 
 
+START_SECONDS = 8
+"""Of any process, until its packages are imported."""
+
+
 def reproduce(only: Sequence[str], parameters: dict[str, object], jobs: int = 0) -> list[Path]:
     """Train what the notebooks need and execute them, several at a time.
 
@@ -228,14 +232,14 @@ def _training_job(run: Run, profile: str) -> Job:
         "runs-dir": store.folder,
     }
     options = [f"--{name}={value}" for name, value in given.items() if value != ""]
-    images = len(run.split(experiment.training_split))
-    # a head that samples windows takes about twice as long as one that does not
-    per_image = 2.5e-3 if experiment.training.warmup_epochs else 1.3e-3
+    work = len(run.split(experiment.training_split)) * experiment.training.epochs
+    if experiment.training.warmup_epochs:  # a head that samples windows takes about twice as long
+        work *= 2
     return Job(
         title=run.title,
         command=[sys.executable, "-m", "cstn_lib", "train", experiment.name, *options],
         log=_logs(store.folder) / experiment.data.name / f"{run.folder.name}.log",
-        seconds=images * experiment.training.epochs * per_image,
+        seconds=START_SECONDS + 1.3e-3 * work,
         explain=_mistake,
     )
 
@@ -259,7 +263,7 @@ def _notebook_job(name: str, parameters: dict[str, object]) -> Job:
             *(*options, json.dumps(parameters)),
         ],
         log=_logs(parameters.get("runs_dir", "")) / str(parameters["profile"]) / f"{name}.log",
-        seconds=30,
+        seconds=START_SECONDS + 20,
         explain=partial(_error_of, output),
     )
 

@@ -92,6 +92,7 @@ def test_train(cstn: Command, tmp_path: Path):
     result = cstn("train", "cstn", *SMOKE, "--seed", 3, "--runs-dir", tmp_path / "runs")
     assert result.status == 0
     folder = Path(result.out.splitlines()[0])
+    assert {path.name.split("-")[1] for path in folder.glob("predictions-*")} == {"val", "test"}
     assert folder.parent == tmp_path / "runs" / "birds-cub"
     assert folder.name.startswith("cstn-seed3-")
     assert (folder / "run.json").is_file()
@@ -159,20 +160,43 @@ def test_report(cstn: Command, runs: Path, tmp_path: Path):
 
 
 def test_report_says_what_is_missing(cstn: Command, runs: Path, tmp_path: Path):
-    """One line for each table that is not there, and the others are written."""
+    """One line for each result that is not there, and the others are written."""
     train = ("train", "plain", *SMOKE, "--runs-dir", runs)
     assert cstn(*train).status == 0
     figures = tmp_path / "figures"
     result = cstn("report", *SMOKE, "--runs-dir", runs, "--figures-dir", figures)
     assert result.status == 0
     written = [f"table_{n}.{kind}" for n in (1, 2) for kind in ("csv", "md")]
-    assert sorted(path.name for path in figures.iterdir()) == written
+    written += [f"figure_8.{kind}" for kind in ("csv", "png", "svg")]
+    written += [f"claims.{kind}" for kind in ("csv", "md", "png", "svg")]
+    assert sorted(path.name for path in figures.iterdir()) == sorted(written)
     missing = [line for line in result.out.splitlines() if line.startswith("not written: ")]
-    assert len(missing) == 3
-    for line, table in zip(missing, ("table-3", "table-4", "table-5"), strict=True):
-        assert table in line
+    assert len(missing) == 4
+    for line, name in zip(missing, ("table-3", "table-4", "table-5", "figure-6"), strict=True):
+        assert name in line
     assert "6 of 7 runs (cstn-lambda-0, " in missing[0]
     assert "7 of 9 runs (cam, has, acol, spg, adl, stn, deform)" in missing[1]
+
+
+def test_report_writes_the_page(cstn: Command, runs: Path, tmp_path: Path):
+    """Twice the same bytes, and every number of a table that is there."""
+    options = ("--runs-dir", runs, "--figures-dir", tmp_path / "figures")
+    pages = []
+    for name in ("first.md", "second.md"):
+        page = tmp_path / name
+        assert cstn("report", *SMOKE, *options, "--page", page).status == 0
+        pages.append(page.read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+    table = pd.read_csv(tmp_path / "figures" / "table_1.csv", index_col="data set")
+    for dataset, row in table.iterrows():
+        (line,) = [text for text in pages[0].splitlines() if text.startswith(f"| {dataset} | ")]
+        for column in ("Top-1 Loc with transform", "centred square"):
+            assert f" {row[column]:.2f} " in line
+    assert "(figures/figure_8.svg)" in pages[0]
+    assert pages[0].count("Its runs are missing.") == 5
+    verdicts = pd.read_csv(tmp_path / "figures" / "claims.csv")["verdict"]
+    for verdict, count in verdicts.value_counts().items():
+        assert pages[0].count(f" | {verdict} |\n") == count
 
 
 def test_report_of_two_seeds_of_which_one_is_there(cstn: Command, runs: Path, tmp_path: Path):
@@ -187,7 +211,7 @@ def test_report_on_two_data_sets_leaves_out_tables_of_one(
     both = ("--dataset", "birds-ilsvrc,birds-cub", "--figures-dir", tmp_path / "figures")
     result = cstn("report", *SMOKE, "--runs-dir", runs, *both)
     assert result.status == 0
-    assert result.out.count("is about one data set, not birds-ilsvrc,birds-cub") == 4
+    assert result.out.count("is about one data set, not birds-ilsvrc,birds-cub") == 6
     table = pd.read_csv(tmp_path / "figures" / "table_1.csv", index_col="data set")
     assert table.index.tolist() == ["birds-ilsvrc", "birds-cub"]
 
@@ -383,6 +407,8 @@ def test_runs_that_may_not_be_written(cstn: Command, tmp_path: Path):
 def test_damaged_network(cstn: Command, runs: Path, content):
     path = run_folder(runs) / "model.safetensors"
     path.write_bytes(content)
+    for table in path.parent.glob("predictions-*"):  # or nobody asks for the network
+        table.unlink()
     assert_refused(cstn("predict", "cstn", *SMOKE, "--runs-dir", runs), path)
     assert path.read_bytes() == content
 

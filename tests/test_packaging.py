@@ -141,6 +141,9 @@ def test_make_help_lists_the_targets_and_reproduce_passes_the_profile() -> None:
     listed = set(re.findall(r"^make (\w+) ", make(), re.MULTILINE))
     assert listed == {"help", "setup", "reproduce", "test", "lab", "lint", "notebooks", "clean"}
     assert ".venv/bin/cstn reproduce --profile quick\n" in make("-n", "reproduce")
+    assert ".venv/bin/cstn reproduce --profile quick --jobs 3\n" in make(
+        "-n", "reproduce", "JOBS=3"
+    )
     assert ".venv/bin/cstn reproduce --profile smoke\n" in make("-n", "reproduce", "PROFILE=smoke")
 
 

@@ -21,7 +21,7 @@ from cstn_lib.boxes import box_area
 from cstn_lib.errors import InputError
 from cstn_lib.experiments import make_experiment
 from cstn_lib.metrics import hits
-from cstn_lib.reproduce import NOTEBOOKS, RESULTS, run_notebooks
+from cstn_lib.reproduce import NOTEBOOKS, RESULTS, needed_experiments, run_notebooks
 from cstn_lib.runs import RunStore
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -171,6 +171,17 @@ def test_runs_in_the_smoke_profile(place: Path, name):
             continue
         written = place / "figures" / f"{result.replace('-', '_')}.csv"
         assert values(pd.read_csv(written, index_col=0)) in list(shown_tables(executed))
+
+
+def test_the_notebooks_train_what_reproduce_trains(place: Path):
+    """So that after its trainings the notebooks, side by side, only read."""
+    executed = {path.stem for path in (place / "runs" / "notebooks" / "smoke").glob("*.ipynb")}
+    if set(FOUND) - executed:
+        pytest.skip("not all notebooks were executed")
+    store = RunStore(place / "runs", device="cpu")
+    needed = [store.open(e) for e in needed_experiments(FOUND, "smoke", device="cpu")]
+    there = {path.parent for path in (place / "runs").glob("*/*/config.json")}
+    assert there == {run.folder for run in needed}
 
 
 class Cells(HTMLParser):
