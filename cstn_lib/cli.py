@@ -33,7 +33,7 @@ from cstn_lib.reproduce import (
     needed_experiments,
 )
 from cstn_lib.reproduce import reproduce as reproduce_results
-from cstn_lib.reproduction import fill_markers, glance, reproduction_page
+from cstn_lib.reproduction import fill_markers, glance, narrow_table, reproduction_page
 from cstn_lib.runs import Run, RunStore
 from cstn_lib.score_maps import CAM_THRESHOLD
 
@@ -195,7 +195,7 @@ def report(
 ) -> None:
     """Write the tables, figures and verdicts whose runs are finished; nothing is trained.
 
-    Of the complete profile cpu it also writes REPRODUCTION.md, and the claims in the README.
+    Of the complete profile cpu it also writes REPRODUCTION.md, and the README's results.
     """
     store = RunStore(runs_dir, data_root, device)
     given = {"dataset": dataset, "seeds": seeds, "device": device}
@@ -243,8 +243,11 @@ def report(
         with atomic_file(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(page)
+    readme = project_folder("README.md")
+    if own and "table-1" in written:
+        fill_markers(readme, "table-1", narrow_table("table-1", path.parent))
     if own and "claims" in written:
-        fill_markers(project_folder("README.md"), "claims", glance(path))
+        fill_markers(readme, "claims", glance(path))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 It is put together from what ``cstn report`` has written to a folder of figures, and from what the
 runs noted of their making, so every number in it is also in a CSV file. The same runs give the same
-bytes. Its claims at a glance go into the README, between two markers.
+bytes. Table I and the claims at a glance go into the README, between markers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cstn_lib.paper import (
 from cstn_lib.report import markdown_table, runs_of
 from cstn_lib.runs import Run
 
-__all__ = ["fill_markers", "glance", "reproduction_page"]
+__all__ = ["fill_markers", "glance", "narrow_table", "reproduction_page"]
 
 TITLES = {
     "table-1": "Table I: what the transform adds",
@@ -184,12 +184,17 @@ def _result(result: str, figures: Path, link: str) -> list[str]:
             f"![{TITLES[result]}]({link}/{stem}.svg)",
             f"Its counts: [{stem}.csv]({link}/{stem}.csv)",
         ]
-    table = pd.read_csv(figures / f"{stem}.csv", index_col=0)
-    return [_beside(result, table), f"All columns: [{stem}.csv]({link}/{stem}.csv)"]
+    return [narrow_table(result, figures), f"All columns: [{stem}.csv]({link}/{stem}.csv)"]
 
 
-def _beside(result: str, table: pd.DataFrame) -> str:
-    """A table of ours with the paper's columns beside, as mean ± half interval."""
+def narrow_table(result: str, figures: Path) -> str:
+    """A table of ours with the paper's columns beside, as mean ± half interval, from its CSV.
+
+    Args:
+        result: one of `SHOWN`.
+        figures: the folder of its CSV.
+    """
+    table = pd.read_csv(figures / f"{result.replace('-', '_')}.csv", index_col=0)
     seeds = sorted(set(table["seeds"]))
     cells: list[pd.Series] = []
     for column in SHOWN[result]:
