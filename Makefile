@@ -39,7 +39,7 @@ test: setup  ## run the tests
 lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/python -m jupyter lab notebooks
 
-notebooks: setup  ## execute the notebooks in place, as they are committed
+notebooks: setup  ## execute the notebooks in place in the cpu profile, as they are committed
 	$(BIN)/python -c "$$EXECUTE_NOTEBOOKS"
 
 lint: setup  ## check style, formatting and the notebook files
@@ -92,14 +92,22 @@ def is_progress(output):
 
 for path in sorted(pathlib.Path("notebooks").glob(sys.argv[1] if sys.argv[1:] else "*.ipynb")):
     print(path, flush=True)
-    notebook = papermill.execute_notebook(path, None, kernel_name="python3", progress_bar=False)
+    notebook = papermill.execute_notebook(
+        path, None, {"profile": "cpu"}, kernel_name="python3", progress_bar=False
+    )
     for name in ("papermill", "widgets"):  # paths and times; widgets live only with a kernel
         notebook.metadata.pop(name, None)
+    # the readers' own profile stays the one of the parameters cell
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, start=1):
+        cell.outputs = [output for output in cell.outputs if not is_progress(output)]
+        for item in (cell, *cell.outputs):
+            if "execution_count" in item:
+                item.execution_count = number
     for cell in notebook.cells:
         for name in ("papermill", "execution"):
             cell.metadata.pop(name, None)
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not is_progress(output)]
     nbformat.write(notebook, path)
 endef
 export EXECUTE_NOTEBOOKS

@@ -173,6 +173,13 @@ def test_runs_in_the_smoke_profile(place: Path, name):
         assert values(pd.read_csv(written, index_col=0)) in list(shown_tables(executed))
 
 
+@pytest.mark.parametrize("result", [name for name in RESULTS if name.startswith("table-")])
+def test_committed_tables_are_the_published_ones(result):
+    published = FOLDER.parent / "figures" / "cpu" / f"{result.replace('-', '_')}.csv"
+    shown = list(shown_tables(read(RESULTS[result])))
+    assert values(pd.read_csv(published, index_col=0)) in shown
+
+
 def test_the_notebooks_train_what_reproduce_trains(place: Path):
     """So that after its trainings the notebooks, side by side, only read."""
     executed = {path.stem for path in (place / "runs" / "notebooks" / "smoke").glob("*.ipynb")}
