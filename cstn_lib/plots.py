@@ -454,11 +454,11 @@ def plot_area_panels(
         paper: the published Top-1 Loc of panels in percent, shown beside ours.
     """
     wide = max(4.3 * len(panels), 7.5)
-    figure, axes = plt.subplots(1, len(panels), figsize=(wide, 4.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(wide, 4.4), sharey=True, squeeze=False)
     for ax, (name, histogram) in zip(axes[0], panels.items(), strict=True):
         rates = {k: 100 * v.sum() / histogram.images.sum() for k, v in histogram.localized.items()}
         published = f" (paper {paper[name]:.1f})" if paper and name in paper else ""
-        top1 = f"Top-1 Loc {rates[WITH]:.1f} %{published}, {rates[WITHOUT]:.1f} % {WITHOUT}"
+        top1 = f"Top-1 Loc {rates[WITH]:.1f} %{published},\n{rates[WITHOUT]:.1f} % {WITHOUT}"
         draw_area_histogram(ax, histogram, f"{name}\n{top1}")
         ax.title.set_fontsize(10)
     for ax in axes[0, 1:]:
