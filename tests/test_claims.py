@@ -177,7 +177,7 @@ CASES = [
     ("transform-stronger", {FINE: {"default": 0.5}}, HOLDS_IN_PART),
     ("transform-stronger", {}, HOLDS_NOT),
     ("alpha", loc(cstn_alpha_0=0.1), HOLDS),
-    ("alpha", loc(cstn_alpha_5=0.1), HOLDS_IN_PART),
+    ("alpha", loc(cstn_alpha_50=0.1), HOLDS_IN_PART),
     ("alpha", loc(cstn=0.1), HOLDS_NOT),
     ("ahead-of-cams", loc(cstn=0.9), HOLDS),
     ("ahead-of-cams", loc(cstn=0.9, has=0.95), HOLDS_IN_PART),
@@ -290,11 +290,11 @@ def test_elsewhere_the_paper_has_no_numbers():
 
 
 def test_missing_runs_leave_a_claim_untested():
-    verdicts = judge(opener({}, missing=("spg", "cstn-alpha-5")), "smoke", device="cpu")
+    verdicts = judge(opener({}, missing=("spg", "cstn-alpha-50")), "smoke", device="cpu")
     untested = {v.id for v in verdicts if v.verdict == NOT_TESTED}
     assert untested == {"ahead-of-cams", "behind-cams", "top5-comparable", "alpha"}
     by_id = {v.id: v for v in verdicts}
-    assert by_id["alpha"].why == "no finished run of cstn-alpha-5"
+    assert by_id["alpha"].why == "no finished run of cstn-alpha-50"
     assert by_id["alpha"].measured == ()
 
 
@@ -386,5 +386,5 @@ def test_the_tables(tmp_path: Path):
 
     numbers = measured_table(verdicts)
     assert len(numbers) == sum(len(verdict.measured) for verdict in verdicts)
-    row = numbers.loc[(CLAIMS["alpha"].text, "birds-cub", "alpha 5")]
+    row = numbers.loc[(CLAIMS["alpha"].text, "birds-cub", "alpha 50")]
     assert row["here"] == -30 and row["within"] == 5 and np.isnan(row["paper"])
