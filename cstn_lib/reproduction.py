@@ -285,7 +285,7 @@ One result by itself: `cstn reproduce --profile cpu --only table-3`. On photogra
 `cstn report`:
 
 ```
-cstn reproduce --profile cpu --dataset tiny-imagenet --data-root tiny-imagenet-200.zip \\
+cstn reproduce --profile cpu --seeds 1 --dataset tiny-imagenet --data-root PATH \\
     --only table-1 --only table-2 --only table-3 --only table-5 --only figure-8
 ```
 
