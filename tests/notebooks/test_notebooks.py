@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import builtins
 import json
 import re
 import subprocess
@@ -122,6 +124,36 @@ def test_code_cells_are_short(name):
     for cell in code_cells(name):
         lines = len(cell.source.splitlines())
         assert lines <= LONGEST_CELL, f"{lines} lines: {cell.source.splitlines()[0]}"
+
+
+def solutions(name: str) -> list[str]:
+    """The code that is folded away."""
+    folded = [cell.source for cell in read(name).cells if "<details>" in cell.source]
+    return re.findall(r"```python\n(.*?)```", "".join(folded), re.DOTALL)
+
+
+def names(source: str, *, loaded: bool) -> set[str]:
+    """The names that code reads, or those that it binds."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) == loaded:
+            found.add(node.id)
+        elif not loaded and isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif not loaded and isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif not loaded and isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+    return found
+
+
+@each_notebook
+def test_solutions_use_what_the_notebook_has(name):
+    """Each by itself, below the last cell: whoever renames something renames it there, too."""
+    cells = "\n".join(cell.source for cell in code_cells(name))
+    known = names(cells, loaded=False) | set(dir(builtins))
+    for code in solutions(name):
+        assert names(code, loaded=True) <= known | names(code, loaded=False), code
 
 
 # Executed
