@@ -8,6 +8,7 @@ network were chosen on the val splits, those of the ``paper`` profile are the pu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
@@ -31,6 +32,7 @@ __all__ = [
     "Recipe",
     "make_experiment",
     "profile_named",
+    "seeded_experiments",
 ]
 
 
@@ -286,6 +288,25 @@ def make_experiment(
     if name in ALPHA_STUDY:
         training = replace(training, alpha_scale=recipe.unit * ALPHA_STUDY[name])
     return Experiment(name, data, model, training, seed)
+
+
+def seeded_experiments(
+    names: Sequence[str], dataset: str, profile: str, *, seeds: int = 0, device: str = "auto"
+) -> list[Experiment]:
+    """`make_experiment` of each name, seed after seed of each.
+
+    Args:
+        seeds: how many; 0: as many as the profile has.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    each = range(seeds or profile_named(profile).seeds)
+    return [
+        make_experiment(name, dataset, profile, seed=seed, device=device)
+        for name in names
+        for seed in each
+    ]
 
 
 def _recipe(dataset: str, size: Profile) -> Recipe:

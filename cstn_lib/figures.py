@@ -16,7 +16,7 @@ from cstn_lib.areas import counts_by_area, counts_table
 from cstn_lib.atomic import atomic_file
 from cstn_lib.claims import Verdict, claims_table
 from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.experiments import Experiment, make_experiment, profile_named
+from cstn_lib.experiments import Experiment, seeded_experiments
 from cstn_lib.metrics import AreaHistogram
 from cstn_lib.paper import FIGURE_6, STANDS_FOR
 from cstn_lib.report import runs_of, save_table_files
@@ -103,13 +103,11 @@ def figure_experiments(
     chosen = dataset.split(",") if dataset else spec.datasets
     if len(chosen) > len(spec.datasets):
         raise InputError(f"dataset {dataset!r}: expected {len(spec.datasets)} at most for {name}")
-    each = range(seeds or profile_named(profile).seeds)
     made = [
-        make_experiment(experiment, data, profile, seed=seed, device=device)
+        experiment
         # the last data set given serves where more are asked for
-        for data, experiments in zip_longest(chosen, spec.experiments, fillvalue=chosen[-1])
-        for experiment in experiments
-        for seed in each
+        for data, names in zip_longest(chosen, spec.experiments, fillvalue=chosen[-1])
+        for experiment in seeded_experiments(names, data, profile, seeds=seeds, device=device)
     ]
     return list(dict.fromkeys(made))
 

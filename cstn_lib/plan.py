@@ -28,7 +28,7 @@ from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.data import DataConfig, SplitOutline, outline
 from cstn_lib.experiments import Experiment
 from cstn_lib.models import build_model
-from cstn_lib.reproduce import chosen_notebooks, needed_experiments
+from cstn_lib.reproduce import asked_for, chosen_notebooks
 from cstn_lib.runs import RunStore
 
 __all__ = ["Footprint", "Plan", "footprint", "make_plan"]
@@ -180,29 +180,19 @@ def make_plan(only: Sequence[str], parameters: dict[str, object]) -> Plan:
         InputError: a name is unknown, or a data set is not as expected.
     """
     notebooks = chosen_notebooks(only)
-    profile, device = str(parameters["profile"]), str(parameters.get("device", "auto"))
-    data_root = str(parameters.get("data_root", ""))
-    needed = needed_experiments(
-        notebooks,
-        profile,
-        dataset=str(parameters.get("dataset", "")),
-        seeds=int(str(parameters.get("seeds", 0))),
-        device=device,
-        data_root=data_root,
-    )
-    store = RunStore(str(parameters.get("runs_dir", "")), data_root, device)
+    needed, store = asked_for(notebooks, parameters)
     splits: dict[tuple[DataConfig, str], SplitOutline] = {}
     for experiment in needed:
         for split in (experiment.training_split, "val", "test"):
             if (experiment.data, split) not in splits:
-                splits[experiment.data, split] = outline(experiment.data, split, data_root)
+                splits[experiment.data, split] = outline(experiment.data, split, store.data_root)
     images: dict[str, int] = {}
     for (data, _), found in splits.items():
         images[data.name] = images.get(data.name, 0) + found.missing_bytes
     rows = [_row(e, splits[e.data, e.training_split], store) for e in needed]
     backbones = [e.model.backbone for e in needed if e.model.weights == "imagenet"]
     starting = {name: _downloaded(name) for name in backbones}
-    return Plan(profile, notebooks, pd.DataFrame(rows), images, starting)
+    return Plan(str(parameters["profile"]), notebooks, pd.DataFrame(rows), images, starting)
 
 
 def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[str, object]:

@@ -17,7 +17,7 @@ import pandas as pd
 from cstn_lib.atomic import atomic_file
 from cstn_lib.comparison import judged
 from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.experiments import LAMBDA_STUDY, Experiment, make_experiment, profile_named
+from cstn_lib.experiments import LAMBDA_STUDY, Experiment, seeded_experiments
 from cstn_lib.losses import authors_weight
 from cstn_lib.metrics import (
     IOU_THRESHOLD,
@@ -283,10 +283,11 @@ def table_experiments(
     if len(chosen) > len(spec.datasets):
         raise InputError(f"dataset {dataset!r}: expected one data set for {name}")
     return [
-        make_experiment(experiment, data, profile, seed=seed, device=device)
+        experiment
         for data in chosen
-        for experiment in spec.experiments
-        for seed in range(seeds or profile_named(profile).seeds)
+        for experiment in seeded_experiments(
+            spec.experiments, data, profile, seeds=seeds, device=device
+        )
     ]
 
 

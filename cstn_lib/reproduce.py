@@ -23,7 +23,7 @@ from cstn_lib.data import DATASETS
 from cstn_lib.data.photos import processors
 from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.experiments import Experiment, make_experiment, profile_named
+from cstn_lib.experiments import Experiment, make_experiment, profile_named, seeded_experiments
 from cstn_lib.figures import FIGURES, figure_experiments
 from cstn_lib.jobs import Job, last_line, run_jobs
 from cstn_lib.project import project_folder
@@ -33,6 +33,7 @@ from cstn_lib.runs import Run, RunStore
 __all__ = [
     "NOTEBOOKS",
     "RESULTS",
+    "asked_for",
     "check_parameters",
     "chosen_notebooks",
     "needed_experiments",
@@ -103,24 +104,15 @@ def reproduce(only: Sequence[str], parameters: dict[str, object], jobs: int = 0)
     """
     names = chosen_notebooks(only)
     _prepare_papermill()
-    device = str(parameters.get("device", "auto"))
-    at_once = jobs or (processors() if resolve_device(device) == "cpu" else 1)
-    profile, data_root = str(parameters["profile"]), str(parameters.get("data_root", ""))
-    needed = needed_experiments(
-        names,
-        profile,
-        dataset=str(parameters.get("dataset", "")),
-        seeds=int(str(parameters.get("seeds", 0))),
-        device=device,
-        data_root=data_root,
-    )
-    store = RunStore(str(parameters.get("runs_dir", "")), data_root, device)
+    needed, store = asked_for(names, parameters)
+    at_once = jobs or (processors() if resolve_device(store.device) == "cpu" else 1)
     runs = [store.open(experiment) for experiment in needed]
     for run in runs:  # here, once: processes side by side would each draw or decode them
         run.split("val"), run.split("test")
     unread = [run for run in runs if not (run.finished and run.predicted)]
     notebooks = [_notebook_job(name, parameters) for name in names]
-    run_jobs([[_training_job(run, profile) for run in unread], notebooks], at_once)
+    trainings = [_training_job(run, str(parameters["profile"])) for run in unread]
+    run_jobs([trainings, notebooks], at_once)
     return [_executed(name, parameters) for name in names]
 
 
@@ -133,6 +125,25 @@ def run_notebooks(only: Sequence[str], parameters: dict[str, object]) -> list[Pa
     _prepare_papermill()
     run_jobs([[_notebook_job(name, parameters)] for name in names], 1)
     return [_executed(name, parameters) for name in names]
+
+
+def asked_for(
+    notebooks: Sequence[str], parameters: dict[str, object]
+) -> tuple[list[Experiment], RunStore]:
+    """`needed_experiments` of notebooks with these parameters, and the store that has their runs.
+
+    Args, raises: see `reproduce`; `notebooks` as of `chosen_notebooks`.
+    """
+    device, data_root = str(parameters.get("device", "auto")), str(parameters.get("data_root", ""))
+    needed = needed_experiments(
+        notebooks,
+        str(parameters["profile"]),
+        dataset=str(parameters.get("dataset", "")),
+        seeds=int(str(parameters.get("seeds", 0))),
+        device=device,
+        data_root=data_root,
+    )
+    return needed, RunStore(str(parameters.get("runs_dir", "")), data_root, device)
 
 
 def needed_experiments(
@@ -172,10 +183,7 @@ def needed_experiments(
         else:
             found += [make_experiment(n, data, profile, device=device) for n in LESSONS[notebook]]
         if notebook == "05_training" and data_root and data in (LESSON_DATA, PHOTOS):
-            found += [
-                make_experiment("cstn", PHOTOS, profile, seed=seed, device=device)
-                for seed in range(seeds or profile_named(profile).seeds)
-            ]
+            found += seeded_experiments(["cstn"], PHOTOS, profile, seeds=seeds, device=device)
     return list(dict.fromkeys(found))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from cstn_lib.claims.claim import CLAIMS, DATASETS, NOT_TESTED, Finding, Measured, Verdict
 from cstn_lib.claims.measures import interval_text
 from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.experiments import Experiment, make_experiment, profile_named
+from cstn_lib.experiments import Experiment, seeded_experiments
 from cstn_lib.paper import STANDS_FOR
 from cstn_lib.runs import Run
 
@@ -38,11 +38,7 @@ def claim_experiments(
         raise InputError(f"dataset {dataset!r}: expected at most two data sets")
     places = [chosen[min(DATASETS.index(own), len(chosen) - 1)] for own in claim.datasets]
     return {
-        data: [
-            make_experiment(experiment, data, profile, seed=seed, device=device)
-            for experiment in claim.experiments
-            for seed in range(seeds or profile_named(profile).seeds)
-        ]
+        data: seeded_experiments(claim.experiments, data, profile, seeds=seeds, device=device)
         for data in dict.fromkeys(places)
     }
 
