@@ -2,7 +2,8 @@
 
 Every location of a CSTN reads points of its own, a pattern that no library routine knows. What is
 left is a short loop over channels for each point, which a compiler vectorises. The forward loop
-reads four cells; the backward loop reads them again and spreads the gradient over them.
+reads four cells; the backward loop spreads the gradient over them, reads them again and, while it
+has them, draws the sample again.
 
 A map comes with channels last and with a rim of zeros around it that stands for everything outside:
 cell (y, x) of image b is ``cells[b, y + 1, x + 1]``. Points are clamped onto the rim.
@@ -56,19 +57,19 @@ def spread(
     theta: np.ndarray,
     centres: np.ndarray,
     taps: np.ndarray,
-    gradient: np.ndarray,
+    values: np.ndarray,
     of_cells: np.ndarray,
     of_theta: np.ndarray,
     threads: int,
 ) -> None:
-    """The backward pass of `sample`.
+    """The backward pass of `sample`, which also draws the values again.
 
     Args:
-        gradient: (B, L, T, C) of the values.
+        values: (B, L, T, C); the gradient of the values comes in, the values go out.
         of_cells: like `cells`, added to.
         of_theta: like `theta`, overwritten.
     """
-    arrays = theta, centres, taps, *_size(cells), gradient, _rows(of_cells), of_theta
+    arrays = theta, centres, taps, *_size(cells), values, _rows(of_cells), of_theta
     _run(_spread_images, _spread_image, len(cells), threads, _rows(cells), *arrays)
 
 
@@ -118,7 +119,7 @@ def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type
 
 
 @numba.njit(**OPTIONS)
-def _spread_image(b, rows, theta, centres, taps, height, width, gradient, of_rows, of_theta):  # type: ignore[no-untyped-def]
+def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
     for at in range(theta.shape[1]):
         a, of_a = theta[b, at], of_theta[b, at]
@@ -129,14 +130,25 @@ def _spread_image(b, rows, theta, centres, taps, height, width, gradient, of_row
                 b, centres[at], a, taps[t], height, width, one
             )
             left_part, upper_part = one - right_part, one - lower_part
-            # the gradient's product with each of the four cells
+            for c in range(rows.shape[1]):
+                g = upper_part * values[b, at, t, c]
+                of_rows[upper, c] += left_part * g
+                of_rows[upper + RIGHT, c] += right_part * g
+            for c in range(rows.shape[1]):
+                g = lower_part * values[b, at, t, c]
+                of_rows[lower, c] += left_part * g
+                of_rows[lower + RIGHT, c] += right_part * g
+            # the gradient's product with each of the four cells, and the value in its place
             nw = ne = sw = se = rows.dtype.type(0)
             for c in range(rows.shape[1]):
-                g = gradient[b, at, t, c]
+                g = values[b, at, t, c]
                 nw += g * rows[upper, c]
                 ne += g * rows[upper + RIGHT, c]
                 sw += g * rows[lower, c]
                 se += g * rows[lower + RIGHT, c]
+                values[b, at, t, c] = upper_part * (
+                    left_part * rows[upper, c] + right_part * rows[upper + RIGHT, c]
+                ) + lower_part * (left_part * rows[lower, c] + right_part * rows[lower + RIGHT, c])
             # a clamped coordinate no longer moves the point; NaN is passed on
             of_x = of_y = rows.dtype.type(0)
             if not (x < -one or x > last_x):
@@ -149,14 +161,6 @@ def _spread_image(b, rows, theta, centres, taps, height, width, gradient, of_row
             of_a[3] += of_y * u
             of_a[4] += of_y * v
             of_a[5] += of_y * w
-            for c in range(rows.shape[1]):
-                g = upper_part * gradient[b, at, t, c]
-                of_rows[upper, c] += left_part * g
-                of_rows[upper + RIGHT, c] += right_part * g
-            for c in range(rows.shape[1]):
-                g = lower_part * gradient[b, at, t, c]
-                of_rows[lower, c] += left_part * g
-                of_rows[lower + RIGHT, c] += right_part * g
 
 
 # a parallel loop calls the functions above instead of holding their code, of which numba would make
@@ -170,9 +174,9 @@ def _sample_images(rows, theta, centres, taps, height, width, values):  # type: 
 
 
 @numba.njit(parallel=True, **OPTIONS)
-def _spread_images(rows, theta, centres, taps, height, width, gradient, of_rows, of_theta):  # type: ignore[no-untyped-def]
+def _spread_images(rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
     for b in prange(theta.shape[0]):  # an image's locations share cells: one thread adds them up
-        _spread_image(b, rows, theta, centres, taps, height, width, gradient, of_rows, of_theta)
+        _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta)
 
 
 def _run(images: Callable, image: Callable, count: int, threads: int, *arguments: object) -> None:

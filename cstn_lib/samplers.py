@@ -111,9 +111,9 @@ def _loops(
     if torch.is_autocast_enabled("cpu"):
         narrow = torch.get_autocast_dtype("cpu")
     wide = torch.promote_types(torch.promote_types(narrow, theta.dtype), torch.float32)
-    tensors = (features, theta.contiguous(), centres, taps, kernel)
+    places = [tensor.to(wide) for tensor in (theta.contiguous(), centres, taps)]
     products = "medium" if narrow == torch.bfloat16 else torch.get_float32_matmul_precision()
-    return _ConvolveLoops.apply(*(tensor.to(wide) for tensor in tensors), products).to(narrow)
+    return _ConvolveLoops.apply(features, *places, kernel.to(wide), narrow, products)
 
 
 class _ConvolveLoops(torch.autograd.Function):
@@ -129,16 +129,16 @@ class _ConvolveLoops(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features, theta, centres, taps, kernel, products):  # type: ignore[no-untyped-def]
+    def forward(ctx, features, theta, centres, taps, kernel, narrow, products):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(features, theta, centres, taps, kernel)
         ctx.products = products
-        samples_an_image = theta.shape[1] * len(taps) * features.shape[1]
-        outputs = kernel.new_empty(len(theta), samples_an_image // kernel.shape[1], len(kernel))
+        locations = theta.shape[1] * len(taps) * features.shape[1] // kernel.shape[1]
+        outputs = kernel.new_empty(len(theta), locations, len(kernel), dtype=narrow)
         with _matmul_precision(products):
             for images, cells, samples in _in_chunks(features, theta, taps):
                 _draw(cells, (theta[images], centres, taps), samples)
                 rows = samples.view(-1, kernel.shape[1])
-                torch.mm(rows, kernel.T, out=outputs[images].flatten(0, 1))
+                outputs[images] = torch.mm(rows, kernel.T).view(len(cells), locations, -1)
         return outputs
 
     @staticmethod
@@ -149,16 +149,15 @@ class _ConvolveLoops(torch.autograd.Function):
         of_kernel, of_cells = torch.zeros_like(kernel), None
         with _matmul_precision(ctx.products):
             for images, cells, samples in _in_chunks(features, theta, taps):
-                places = theta[images], centres, taps
-                coming = gradient[images].flatten(0, 1)  # (b * L, out)
+                coming = gradient[images].flatten(0, 1).to(kernel.dtype)  # (b * L, out)
                 rows = samples.view(-1, kernel.shape[1])
-                _draw(cells, places, samples)
-                of_kernel.addmm_(coming.T, rows)
                 torch.mm(coming, kernel, out=rows)  # the gradient of the samples
                 of_cells = torch.empty_like(cells) if of_cells is None else of_cells[: len(cells)]
+                places = theta[images], centres, taps
                 _spread(cells, places, samples, of_cells.zero_(), of_theta[images])
+                of_kernel.addmm_(coming.T, rows)
                 of_features[images] = of_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        return of_features, of_theta, None, None, of_kernel, None
+        return of_features, of_theta, None, None, of_kernel, None, None
 
 
 @contextmanager
@@ -180,10 +179,10 @@ def _in_chunks(
     """
     batch, channels, height, width = features.shape
     shape = (theta.shape[1], len(taps), channels)
-    an_image = prod(shape) * features.element_size()
+    an_image = prod(shape) * theta.element_size()
     step = min(max(CACHE_BYTES // max(an_image, 1), torch.get_num_threads()), batch)
-    all_cells = features.new_zeros(step, height + 2, width + 2, channels)
-    all_samples = features.new_empty(step, *shape)
+    all_cells = theta.new_zeros(step, height + 2, width + 2, channels)
+    all_samples = theta.new_empty(step, *shape)
     for start in range(0, batch, step):
         images = slice(start, min(start + step, batch))
         count = images.stop - start
@@ -200,11 +199,11 @@ def _draw(cells: Tensor, places: Sequence[Tensor], samples: Tensor) -> None:
 
 
 def _spread(
-    cells: Tensor, places: Sequence[Tensor], gradient: Tensor, of_cells: Tensor, of_theta: Tensor
+    cells: Tensor, places: Sequence[Tensor], samples: Tensor, of_cells: Tensor, of_theta: Tensor
 ) -> None:
     from cstn_lib import bilinear_loops
 
-    arrays = [tensor.numpy() for tensor in (cells, *places, gradient, of_cells, of_theta)]
+    arrays = [tensor.numpy() for tensor in (cells, *places, samples, of_cells, of_theta)]
     bilinear_loops.spread(*arrays, torch.get_num_threads())
 
 

@@ -116,7 +116,9 @@ def test_one_thread_and_several_agree():
     for threads in (1, 2):
         values, of_cells, of_theta = (np.zeros_like(a) for a in (gradient, cells, theta))
         bilinear_loops.sample(cells, theta, centres, taps, values, threads)
-        bilinear_loops.spread(cells, theta, centres, taps, gradient, of_cells, of_theta, threads)
+        both = gradient.copy()
+        bilinear_loops.spread(cells, theta, centres, taps, both, of_cells, of_theta, threads)
+        assert np.allclose(both, values, rtol=1e-5, atol=1e-5), "the way back draws them again"
         found.append((values, of_cells, of_theta))
     for one, two in zip(*found, strict=True):
         assert np.abs(one).max() > 0
