@@ -149,8 +149,8 @@ EXPERIMENTS = (*HEADS, *STUDIES, "pretext")
 images, augmentation and schedule. ``cstn-...``: ``cstn`` with one thing changed. ``pretext``: the
 small backbone's pretraining."""
 
-# default boxes of 0.42 and 0.56 of the image's side; photographs are filled more: 0.79 and 0.78
-BIRD_LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 6))
+# default boxes of 0.47 and 0.56 of the image's side; photographs are filled more: 0.79 and 0.78
+BIRD_LEVELS = (LevelConfig("4", 4, dilation=3), LevelConfig("5", 6))
 PHOTO_LEVELS = (LevelConfig("4", 6, dilation=3), LevelConfig("5", 8))
 LAMBDA_THETA = 1e-4
 

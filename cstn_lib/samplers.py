@@ -28,7 +28,7 @@ __all__ = ["SAMPLERS", "choose_sampler", "convolve_points"]
 Sampler = Callable[[Tensor, Tensor, Window, Tensor], Tensor]
 
 HAS_NUMBA = find_spec("numba") is not None
-CACHE_BYTES = 2 << 20  # of samples at a time: half a second-level cache, the maps need the rest
+CACHE_BYTES = 4 << 20  # of samples at a time, about as much as the caches of two processors hold
 
 
 def choose_sampler(features: Tensor) -> str:
