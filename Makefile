@@ -33,8 +33,8 @@ setup: $(VENV)/.installed  ## make the environment in .venv, or bring it up to d
 reproduce: setup  ## train and run every notebook in PROFILE, print each table beside the paper's
 	$(BIN)/cstn reproduce --profile $(PROFILE)$(if $(JOBS), --jobs $(JOBS))
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest
+test: setup  ## run the tests, a file on each processor
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/python -m jupyter lab notebooks

@@ -4,7 +4,9 @@ The layer f' = conv(f, theta), for a given theta, is set against
 
 * ``conv``: `torch.nn.functional.conv2d` of the same size, the least that it could cost;
 * ``copies``: one `grid_sample` over a copy of the map for each location, the authors' way;
-* ``deform``: `torchvision.ops.deform_conv2d` with the offsets that theta stands for.
+* ``deform``: `torchvision.ops.deform_conv2d` with the offsets that theta stands for;
+* ``products``: the layer's three matrix products, of samples and gradients that are there already:
+  what would be left if sampling were free.
 
 The system is set against itself with ordinary convolutions in the layer's place. The contestants of
 a row take turns within one process, so that whatever else the machine does slows all of them down.
@@ -134,7 +136,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
     """The tables of `run_benchmarks` as people read them: ratios first.
 
     Returns:
-        the layer: times as multiples of ``conv``'s, speed-ups and memory as multiples of ours;
+        the layer: times as multiples of ``conv``'s, speed-ups and memory as multiples of ours, the
+        share of ours that is matrix products;
         the system: images per second with CSTN as a share of those with plain convolutions.
     """
     layer = pd.DataFrame(result["layer"])
@@ -146,6 +149,7 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
             "forward only": layer["convstn_forward_s"] / layer["conv_forward_s"],
             "copies / CSTN": layer["copies_s"] / layer["convstn_s"],
             "deform / CSTN": layer["deform_s"] / layer["convstn_s"],
+            "products / CSTN": layer["products_s"] / layer["convstn_s"],
             "memory copies / CSTN": layer["copies_peak_mb"] / layer["convstn_peak_mb"],
             "CSTN [ms]": 1000 * layer["convstn_s"],
             "CSTN peak [MB]": layer["convstn_peak_mb"],
@@ -190,7 +194,8 @@ def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, flo
 
         return run
 
-    both = median_seconds({way: step(way) for way in ways}, device, seconds)
+    steps = {way: step(way) for way in ways} | {"products": three_products(case, device)}
+    both = median_seconds(steps, device, seconds)
     with torch.no_grad():
         forward = median_seconds(
             {way: ways[way] for way in ("conv", "convstn")}, device, seconds / 4
@@ -205,6 +210,24 @@ def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, flo
         **{f"{way}_forward_s": value for way, value in forward.items()},
         **{f"{way}_peak_mb": value for way, value in peaks.items()},
     }
+
+
+def three_products(case: LayerCase, device: str) -> Callable[[], None]:
+    """The output, the gradient of the samples and that of the kernel, from samples at hand."""
+    h, w = Window(case.kernel).output_size((case.size, case.size))
+    rows, columns = case.batch * h * w, case.kernel**2 * case.channels
+    samples = torch.randn(rows, columns, device=device)
+    kernel = torch.randn(case.channels, columns, device=device)
+    gradient = torch.randn(rows, case.channels, device=device)
+    output, of_samples = torch.empty_like(gradient), torch.empty_like(samples)
+    of_kernel = torch.empty_like(kernel)
+
+    def run() -> None:
+        torch.mm(samples, kernel.T, out=output)
+        torch.mm(gradient, kernel, out=of_samples)
+        torch.mm(gradient.T, samples, out=of_kernel)
+
+    return run
 
 
 def by_copies(features: Tensor, theta: Tensor, window: Window, weight: Tensor) -> Tensor:

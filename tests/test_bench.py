@@ -75,6 +75,7 @@ def test_the_file_has_the_promised_fields():
     layer, system = json.loads(json.dumps(result))["layer"], result["system"]
     assert {
         *("channels", "size", "kernel", "batch", "conv_s", "convstn_s", "copies_s", "deform_s"),
+        "products_s",
         *("convstn_peak_mb", "copies_peak_mb"),
     } <= layer[0].keys()
     assert {
