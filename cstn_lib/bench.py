@@ -8,14 +8,16 @@ The layer f' = conv(f, theta), for a given theta, is set against
 * ``products``: the layer's three matrix products, of samples and gradients that are there already:
   what would be left if sampling were free.
 
-The system is set against itself with ordinary convolutions in the layer's place. The contestants of
-a row take turns within one process, so that whatever else the machine does slows all of them down.
+The system is set against itself with ordinary convolutions in the layer's place, and in training
+against one in which, beside them, theta is read but moves nothing. The contestants of a row take
+turns within one process, so that whatever else the machine does slows all of them down.
 Times are medians over the rounds, forward and backward where nothing else is said.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torchvision.ops import deform_conv2d
@@ -36,7 +38,7 @@ from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.engine import make_accelerator, supports_bfloat16
 from cstn_lib.experiments import make_experiment
 from cstn_lib.geometry import Window, identity_theta, sampling_points
-from cstn_lib.models import build_model
+from cstn_lib.models import CSTNLocalizer, build_model
 
 __all__ = [
     "LAYERS",
@@ -159,6 +161,7 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
     shares = pd.DataFrame(
         {
             "train CSTN / plain": system["train_cstn_ips"] / system["train_plain_ips"],
+            "localization networks alone": system["train_theta_ips"] / system["train_plain_ips"],
             "infer CSTN / plain": system["infer_cstn_ips"] / system["infer_plain_ips"],
             "train CSTN [images/s]": system["train_cstn_ips"],
             "infer CSTN [images/s]": system["infer_cstn_ips"],
@@ -254,7 +257,11 @@ def by_deform(features: Tensor, theta: Tensor, window: Window, weight: Tensor) -
 
 
 def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, object]:
-    """One row: images per second of training and of inference, plain and with CSTN."""
+    """One row: images per second of training and of inference, plain and with CSTN.
+
+    ``train_theta_ips`` is training with localization networks that move nothing: what CSTN would
+    reach if sampling cost as much as a convolution.
+    """
     shape = (case.batch, 3, case.image_size, case.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -262,10 +269,15 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
     training = TrainingConfig(lambda_theta=1e-4, alpha_scale=0.5)
     train: dict[str, Callable[[], None]] = {}
     infer: dict[str, Callable[[], None]] = {}
-    for name, head in (("plain", "conv"), ("cstn", "cstn")):
+    networks: dict[str, Callable[[], nn.Module]] = {
+        "plain": lambda: build_model(replace(case.model, head="conv")),
+        "cstn": lambda: build_model(replace(case.model, head="cstn")),
+        "theta": lambda: _Unmoved(case.model),
+    }
+    for name, build in networks.items():
         torch.manual_seed(0)
         accelerator = make_accelerator(device, case.precision)
-        model = build_model(replace(case.model, head=head))
+        model = build()
         model.to(device=accelerator.device, memory_format=torch.channels_last)
         network = accelerator.prepare_model(model)
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
@@ -281,7 +293,9 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
             with torch.inference_mode():
                 network(images)
 
-        train[name], infer[name] = step, look
+        train[name] = step
+        if name != "theta":
+            infer[name] = look
     trained = median_seconds(train, device, seconds)
     inferred = median_seconds(infer, device, seconds)
     return {
@@ -292,6 +306,15 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
         **{f"train_{name}_ips": case.batch / value for name, value in trained.items()},
         **{f"infer_{name}_ips": case.batch / value for name, value in inferred.items()},
     }
+
+
+class _Unmoved(CSTNLocalizer):
+    """CSTN whose thetas are read and penalised, beside ordinary convolutions."""
+
+    def look(
+        self, layer: ConvSTN2d, features: Tensor, window: Window, transform: bool
+    ) -> tuple[Tensor, Tensor, None]:
+        return layer.plain(features)[0], layer.localization(features), None
 
 
 def median_seconds(
@@ -320,6 +343,8 @@ def peak_megabytes(run: Callable[[], object], device: str) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
+    # the profiler tells on stderr when it starts and stops, and that there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         run()
     with tempfile.TemporaryDirectory() as folder:

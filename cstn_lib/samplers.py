@@ -99,6 +99,7 @@ def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -
     return _loops(features, theta.flatten(1, 2).flatten(2), centres, taps, kernel)
 
 
+@torch.compiler.disable  # it would follow numba into its compiler
 def _loops(
     features: Tensor, theta: Tensor, centres: Tensor, taps: Tensor, kernel: Tensor
 ) -> Tensor:
@@ -120,8 +121,10 @@ class _ConvolveLoops(torch.autograd.Function):
     """The compiled loops and the matrix product, a few images at a time.
 
     The samples are T times as large as the map. They are never all there: a buffer small enough for
-    the cache holds those of a few images, and the backward pass draws them again. The buffer is
-    made once, because fresh memory is dear: the operating system hands it out page by page.
+    the cache holds those of a few images, and the backward pass draws them again, where their
+    gradient was. The buffer is made once, because fresh memory is dear: the operating system hands
+    it out page by page. For the same reason map and output keep their type: only what is in the
+    buffers is float32.
 
     Under bfloat16 the product itself rounds what it multiplies, while it reads it
     (`torch.set_float32_matmul_precision`): a copy of the samples would take longer than the

@@ -80,7 +80,7 @@ def test_the_file_has_the_promised_fields():
     } <= layer[0].keys()
     assert {
         *("model", "image_size", "train_plain_ips", "train_cstn_ips"),
-        *("infer_plain_ips", "infer_cstn_ips"),
+        *("infer_plain_ips", "infer_cstn_ips", "train_theta_ips"),
     } <= system[0].keys()
     assert result["threads"] == torch.get_num_threads()
     assert all(value > 0 for value in layer[0].values())

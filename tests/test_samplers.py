@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -145,6 +146,23 @@ def test_the_choice(monkeypatch):
     assert choose_sampler(narrow) == "gather"
     assert choose_sampler(wide) == "grid_sample"
     assert choose_sampler(narrow.to("meta")) == "grid_sample"
+
+
+def test_torch_compile_leaves_the_loops_alone(tmp_path):
+    """In a process that has compiled no loop yet: that is when numba's compiler runs."""
+    script = (
+        "import torch; from cstn_lib import ConvSTN2d; torch.manual_seed(0); "
+        "layer, x = ConvSTN2d(4, 2, 3), torch.rand(1, 4, 6, 6, requires_grad=True); "
+        "features, theta = torch.compile(layer, backend='eager')(x); "
+        "features.sum().backward(); "
+        "assert torch.allclose(features, layer.plain(x)[0], atol=1e-5); "
+        "assert x.grad.abs().max() > 0"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_layer_works_where_numba_is_missing():
