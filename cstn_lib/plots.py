@@ -219,12 +219,8 @@ def plot_history(history: pd.DataFrame, warmup_epochs: int = 0) -> Figure:
     for ax in (left, middle, right):
         if warmup_epochs:
             ax.axvspan(epochs.min() - 0.4, warmup_epochs + 0.5, color="0.92", zorder=0)
-            ax.text(
-                *(epochs.min() - 0.4, 1.01, "warm-up"),
-                transform=ax.get_xaxis_transform(),
-                color="0.4",
-                fontsize=9,
-            )
+            above = ax.get_xaxis_transform()
+            ax.text(epochs.min() - 0.4, 1.01, "warm-up", transform=above, color="0.4", fontsize=9)
     left.legend(frameon=False, fontsize=9)
     right.legend(frameon=False, fontsize=9)
     return figure

@@ -90,7 +90,7 @@ def _gather(features: Tensor, points: Tensor) -> Tensor:
     # a rim of zeros stands for everything outside: points were clamped onto it
     cells = F.pad(features.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2)
     values = F.embedding_bag(neighbours, cells, mode="sum", per_sample_weights=weights)
-    return values.view(*points.shape[:3], -1)
+    return values.view(*points.shape[:3], features.shape[1])
 
 
 def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
@@ -183,7 +183,8 @@ def _in_chunks(
     batch, channels, height, width = features.shape
     shape = (theta.shape[1], len(taps), channels)
     an_image = prod(shape) * theta.element_size()
-    step = min(max(CACHE_BYTES // max(an_image, 1), torch.get_num_threads()), batch)
+    step = max(CACHE_BYTES // max(an_image, 1), torch.get_num_threads())
+    step = max(min(step, batch), 1)  # a batch may be empty, as of a convolution
     all_cells = theta.new_zeros(step, height + 2, width + 2, channels)
     all_samples = theta.new_empty(step, *shape)
     for start in range(0, batch, step):

@@ -249,6 +249,17 @@ def test_no_gradients_under_inference_mode(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_empty_batch_is_a_batch(sampler):
+    layer = ConvSTN2d(4, 2, 3, sampler=sampler)
+    x = torch.rand(0, 4, 8, 8, requires_grad=True)
+    features, theta = layer(x)
+    features.sum().backward()
+    assert features.shape == (0, 2, 6, 6) and theta.shape == (0, 6, 6, 2, 3)
+    assert x.grad.shape == x.shape
+    assert layer.weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_memory_layout_does_not_matter(sampler):
     torch.manual_seed(6)
     layer, x = ConvSTN2d(4, 2, 3, sampler=sampler), torch.randn(2, 4, 6, 5)
