@@ -120,6 +120,16 @@ def test_no_path_of_a_machine(name):
 
 
 @each_notebook
+def test_no_widget_captures_outputs(name):
+    """nbclient answers a captured output on the channel it reads, and then may wait for ever.
+
+    See https://github.com/jupyter/nbclient/issues/312; a widgets.Image shows a picture as well.
+    """
+    capturing = re.compile(r"\b(?:interact(?:ive|_manual|ive_output)?|Output|capture)\(")
+    assert not [cell.source for cell in code_cells(name) if capturing.search(cell.source)]
+
+
+@each_notebook
 def test_code_cells_are_short(name):
     for cell in code_cells(name):
         lines = len(cell.source.splitlines())
