@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import NullFormatter
 
 from cstn_lib.bench import median_seconds, peak_megabytes
 from cstn_lib.boxes import BoxList
@@ -59,9 +60,9 @@ def training_step(batch: int = 16, side: int = 80, classes: int = 24) -> Callabl
     labels = torch.randint(0, classes, (batch,))
 
     def step() -> None:
-        optimizer.zero_grad()
         model.losses(model(images), labels, experiment.training)["loss"].backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     return step
 
@@ -112,19 +113,27 @@ def predictions(images: int) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame) -> None:
     use_style()
+    table = table.assign(milliseconds=1000 * table["seconds"])
     panels = list(table.groupby(["what", "against"], sort=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.8))
     for axis, ((what, against), part) in zip(axes, panels, strict=True):
-        axis.loglog(part["size"], part["seconds"], "o-", color="C0")
-        axis.set(title=what, xlabel=against, ylabel="seconds")
+        axis.set(title=what, xlabel=against)
         memory = axis.twinx()
-        memory.loglog(part["size"], part["megabytes"], "s--", color="C1")
-        memory.set_ylabel("MB")
         memory.grid(False)
-        axis.yaxis.label.set_color("C0")
-        memory.yaxis.label.set_color("C1")
-    figure.tight_layout()
+        draw_growth(axis, part, "milliseconds", "o-", "C0")
+        draw_growth(memory, part, "megabytes", "s--", "C1")
     figure.savefig(HERE / "growth.svg", metadata={"Date": None})
+
+
+def draw_growth(axis: plt.Axes, part: pd.DataFrame, name: str, marks: str, color: str) -> None:
+    """One quantity, both axes logarithmic, over whole powers of ten."""
+    values = part[name]
+    axis.loglog(part["size"], values, marks, color=color)
+    axis.set_ylim(10 ** np.floor(np.log10(values.min())), 10 ** np.ceil(np.log10(values.max())))
+    axis.set_ylabel(name, color=color)
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter("{x:g}")
+        one.set_minor_formatter(NullFormatter())
 
 
 if __name__ == "__main__":

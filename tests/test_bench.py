@@ -62,6 +62,20 @@ def test_peak_is_of_what_lives_at_once():
     assert peak_megabytes(together, "cpu") == pytest.approx(20, rel=0.1)
 
 
+def test_peak_does_not_depend_on_what_was_measured_before():
+    left = []
+
+    def leaves_more() -> None:
+        left.append(torch.ones(10_000_000))
+
+    def step() -> None:
+        torch.ones(1_000_000)
+
+    alone = peak_megabytes(step, "cpu")
+    peak_megabytes(leaves_more, "cpu")
+    assert peak_megabytes(step, "cpu") == pytest.approx(alone, rel=0.01)
+
+
 def test_the_layer_never_holds_all_samples():
     """K=13 on a 20 x 20 map: the samples alone are larger than the peak of a training step."""
     case = LayerCase(channels=16, size=20, kernel=13, batch=16)
