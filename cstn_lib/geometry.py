@@ -98,13 +98,12 @@ def sampling_points(theta: Tensor, window: Window, map_size: tuple[int, int]) ->
     Returns:
         (B, h * w, K * K, 2) points (x, y) in cells of the input map.
     """
-    linear, shift = (
-        theta[..., :2].flatten(1, 2),
-        theta[..., 2].flatten(1, 2),
-    )  # (B, L, 2, 2), (B, L, 2)
     taps = window.taps(theta.device).to(theta.dtype)
     centres = window.centres(map_size, theta.device).to(theta.dtype).flatten(0, 1)  # (L, 2)
-    local = taps @ linear.transpose(-1, -2) + shift.unsqueeze(-2)  # (B, L, K*K, 2)
+    # no matrix product, whose factors autocast and TF32 would round: it moves points
+    u, v = taps.split(1, dim=-1)  # (K*K, 1)
+    of_u, of_v, of_one = (column.flatten(1, 2).unsqueeze(-2) for column in theta.unbind(-1))
+    local = u * of_u + v * of_v + of_one  # (B, L, K*K, 2)
     return centres.unsqueeze(1) + local * (window.extent / 2)
 
 

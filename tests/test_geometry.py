@@ -182,6 +182,13 @@ def test_points_are_affine_in_theta(case, seed):
     assert torch.allclose(middle, ends / 2, atol=1e-9)
 
 
+def test_autocast_does_not_move_points():
+    theta = identity_theta() + 0.1 * torch.randn(2, 8, 8, 2, 3)
+    points = sampling_points(theta, Window(13), (20, 20))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(sampling_points(theta, Window(13), (20, 20)), points)
+
+
 def test_identity_theta():
     assert identity_theta().tolist() == [[1, 0, 0], [0, 1, 0]]
     assert identity_theta(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64

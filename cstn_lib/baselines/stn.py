@@ -75,5 +75,7 @@ class GlobalSTN(VotingLocalizer):
 
 def _sampled(images: Tensor, theta: Tensor) -> Tensor:
     """Images (B, 3, H, W) seen through theta (B, 2, 3); outside they are the mean colour, 0."""
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    # affine_grid is a matrix product: under autocast it would round where points are
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(theta.float(), list(images.shape), align_corners=False)
+        return F.grid_sample(images.float(), grid, align_corners=False).to(images.dtype)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from cstn_lib.baselines import GlobalSTN
+from cstn_lib.baselines.stn import _sampled
 from cstn_lib.config import ModelConfig
+from cstn_lib.geometry import identity_theta
 
 
 @pytest.fixture
@@ -62,6 +64,13 @@ def test_the_box_is_what_is_sampled(model: GlobalSTN):
 def test_boxes_by_hand(model: GlobalSTN, change, box):
     fix_theta(model, change)
     assert torch.allclose(model(torch.rand(1, 3, 40, 40)).boxes, torch.tensor([[box]]).float())
+
+
+def test_autocast_does_not_move_the_grid():
+    images = torch.rand(2, 3, 40, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = _sampled(images, identity_theta().expand(2, 2, 3))
+    assert torch.allclose(seen, images, atol=1e-4)
 
 
 def test_any_image_size(model: GlobalSTN):
