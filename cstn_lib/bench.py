@@ -173,7 +173,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
 def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, float]:
     """One row: seconds of each contestant, and megabytes at the peak of two of them."""
     torch.manual_seed(0)
-    layer = ConvSTN2d(case.channels, case.channels, case.kernel, bias=False).to(device)
+    layer = ConvSTN2d(case.channels, case.channels, case.kernel, bias=False)
+    layer.to(device=device, memory_format=torch.channels_last)
     weight = layer.weight.detach().contiguous().requires_grad_()
     size = (case.size, case.size)
     features = torch.randn(case.batch, case.channels, *size, device=device, requires_grad=True)

@@ -14,6 +14,7 @@ thread to itself never starts them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numba
@@ -24,8 +25,21 @@ __all__ = ["sample", "spread"]
 
 # sums over channels may be reordered, which vectorising takes; NaN and infinity stay what they are
 FAST_MATH = {"contract", "reassoc", "nsz"}
-OPTIONS = {"fastmath": FAST_MATH, "error_model": "numpy", "cache": True}
+OPTIONS = {"fastmath": FAST_MATH, "error_model": "numpy"}
 RIGHT = np.uint64(1)  # an unsigned index is never checked for being negative
+
+
+_running = threading.Lock()  # not every pool of numba's threads takes work from two of Python's
+
+
+def _compiled(**options: bool) -> Callable[[Callable], Callable]:
+    def compiled(loops: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, **OPTIONS, **options)(loops)
+        except RuntimeError:  # no folder may be written: compiled once a process
+            return numba.njit(**OPTIONS, **options)(loops)
+
+    return compiled
 
 
 def sample(
@@ -81,7 +95,7 @@ def _size(cells: np.ndarray) -> tuple[int, int]:
     return cells.shape[1] - 2, cells.shape[2] - 2
 
 
-@numba.njit(**OPTIONS)
+@_compiled()
 def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
     """The first of the two cells around a coordinate, and the share of the second."""
     inside = min(max(coordinate, -type(last)(1)), last) + type(last)(1)
@@ -90,7 +104,7 @@ def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
     return cell, inside - type(last)(cell)
 
 
-@numba.njit(**OPTIONS)
+@_compiled()
 def _point(b, centre, a, tap, height, width, one):  # type: ignore[no-untyped-def]
     """Where a tap of image b falls: x, y, the left cells of both rows, the share of the others."""
     x = centre[0] + a[0] * tap[0] + a[1] * tap[1] + a[2] * tap[2]
@@ -102,7 +116,7 @@ def _point(b, centre, a, tap, height, width, one):  # type: ignore[no-untyped-de
     return x, y, upper, upper + np.uint64(width + 2), right_part, lower_part
 
 
-@numba.njit(**OPTIONS)
+@_compiled()
 def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
     one = rows.dtype.type(1)
     for at in range(theta.shape[1]):
@@ -118,7 +132,7 @@ def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type
                 ) + lower_part * (left_part * rows[lower, c] + right_part * rows[lower + RIGHT, c])
 
 
-@numba.njit(**OPTIONS)
+@_compiled()
 def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
     for at in range(theta.shape[1]):
@@ -167,13 +181,13 @@ def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows,
 # something half as fast
 
 
-@numba.njit(parallel=True, **OPTIONS)
+@_compiled(parallel=True)
 def _sample_images(rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
     for b in prange(theta.shape[0]):
         _sample_image(b, rows, theta, centres, taps, height, width, values)
 
 
-@numba.njit(parallel=True, **OPTIONS)
+@_compiled(parallel=True)
 def _spread_images(rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
     for b in prange(theta.shape[0]):  # an image's locations share cells: one thread adds them up
         _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta)
@@ -182,8 +196,13 @@ def _spread_images(rows, theta, centres, taps, height, width, values, of_rows, o
 def _run(images: Callable, image: Callable, count: int, threads: int, *arguments: object) -> None:
     threads = min(threads, count, numba.config.NUMBA_NUM_THREADS)
     if threads > 1:
-        numba.set_num_threads(threads)
-        images(*arguments)
+        with _running:
+            before = numba.get_num_threads()
+            numba.set_num_threads(threads)
+            try:
+                images(*arguments)
+            finally:
+                numba.set_num_threads(before)
     else:
         for b in range(count):
             image(b, *arguments)

@@ -14,12 +14,12 @@ import typer
 from cstn_lib import claims
 from cstn_lib.atomic import atomic_file
 from cstn_lib.bench import ratio_tables, run_benchmarks
-from cstn_lib.data import DATASETS, READERS, DataConfig, open_split
+from cstn_lib.data import DATASETS, READERS, open_split
 from cstn_lib.data.check import check
 from cstn_lib.data.download import ARCHIVES, download
 from cstn_lib.engine import resolve_device
 from cstn_lib.errors import InputError, first_line, unknown_name
-from cstn_lib.experiments import EXPERIMENTS, make_experiment, profile_named
+from cstn_lib.experiments import EXPERIMENTS, make_experiment
 from cstn_lib.figures import FIGURES, save_claims_files, save_figure_files
 from cstn_lib.jobs import stopped_by_signals
 from cstn_lib.metrics import choose_threshold, evaluate
@@ -203,7 +203,7 @@ def report(
     written, left_out, finished = [], [], {}
     for name, spec in {**TABLES, **counted}.items():
         if dataset.count(",") >= len(spec.datasets):
-            left_out.append(f"{name} is about one data set, not {dataset}")
+            left_out.append(f"{name} is about {_data_sets(len(spec.datasets))}, not {dataset}")
             continue
         runs = [store.open(e) for e in needed_experiments([RESULTS[name]], profile, **given)]
         missing = [run for run in runs if not run.finished]
@@ -235,7 +235,9 @@ def report(
         written.append("claims")
     for line in left_out:
         print(f"not written: {line}")
+    readme = project_folder("README.md")
     own = profile == "cpu" and not (dataset or seeds or runs_dir or figures_dir)
+    own = own and readme.is_file()  # a package without its repository has no pages to fill
     if page is None and own:
         page = project_folder("REPRODUCTION.md")
     if page is not None:
@@ -243,7 +245,6 @@ def report(
         with atomic_file(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(page)
-    readme = project_folder("README.md")
     if own and "table-1" in written:
         fill_markers(readme, "table-1", narrow_table("table-1", path.parent))
     if own and "claims" in written:
@@ -292,8 +293,7 @@ def data_make(
     drawn = [dataset for dataset in DATASETS if dataset.startswith("birds-")]
     if name not in drawn:
         raise unknown_name("embedded dataset", name, drawn)
-    size = profile_named(profile)
-    config = DataConfig(name, train=size.train, val=size.val, test=size.test)
+    config = make_experiment("cstn", name, profile).data
     for split in ("train", "val", "test"):
         images = open_split(config, split)
         print(f"{name} {split}: {len(images)} images of {images.num_classes} classes")
@@ -328,6 +328,10 @@ def _finished(run: Run) -> Run:
     if not run.finished:
         raise InputError(f"{run.folder}: {run.title} is not trained yet; run cstn train first")
     return run
+
+
+def _data_sets(count: int) -> str:
+    return "one data set" if count == 1 else f"{count} data sets"
 
 
 def _place(result: str, profile: str, dataset: str, figures_dir: str) -> Path:

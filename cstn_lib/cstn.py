@@ -91,12 +91,16 @@ class ConvSTN2d(nn.Module):
         localization: a module (B, C, H, W) -> theta (B, h, w, 2, 3); by default a
             `LocalizationNetwork`.
         localization_channels: hidden width of the default localization network.
-        sampler: a name of `SAMPLERS`, or ``"auto"``; all give the same values and gradients.
+        sampler: a name of `SAMPLERS`, or ``"auto"``; all give the same values and gradients, but
+            for a tap exactly on a cell, where the bilinear mean has a kink and the gradient of
+            theta may be either side's. ``"grid_sample"`` alone has second derivatives.
 
     Shape:
         - input: (B, in_channels, H, W)
         - features: (B, out_channels, h, w)
         - theta: (B, h, w, 2, 3)
+
+    On a CPU ``layer.to(memory_format=torch.channels_last)`` saves a copy of the weight a call.
 
     Examples::
 
@@ -127,9 +131,7 @@ class ConvSTN2d(nn.Module):
             )
         self.window = Window(kernel_size, stride, padding, dilation)
         self.sampler = sampler
-        # channels last, like the samples it weighs: then it is never copied into that order
-        weight = torch.empty(out_channels, in_channels, kernel_size, kernel_size)
-        self.weight = nn.Parameter(weight.to(memory_format=torch.channels_last))
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         if localization is None:
             localization = LocalizationNetwork(in_channels, self.window, localization_channels)
@@ -138,7 +140,11 @@ class ConvSTN2d(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise weight and bias as `torch.nn.Conv2d` does."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        # drawn tap by tap, as the published networks were, whatever the weight's layout
+        taps_first = torch.empty_like(self.weight, memory_format=torch.channels_last)
+        nn.init.kaiming_uniform_(taps_first, a=math.sqrt(5))
+        with torch.no_grad():
+            self.weight.copy_(taps_first)
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
@@ -147,7 +153,8 @@ class ConvSTN2d(nn.Module):
         """Convolve with the given theta, or with the one the localization network reads from `x`.
 
         Raises:
-            ValueError: `x` or `theta` has a shape other than the one documented above.
+            ValueError: `x` or `theta` has a shape other than the one documented above, or is of
+                integers.
         """
         batch, size = self._check_input(x)
         height, width = self.window.output_size(size)
@@ -157,6 +164,8 @@ class ConvSTN2d(nn.Module):
             raise ValueError(
                 f"theta has shape {tuple(theta.shape)}, expected ({batch}, {height}, {width}, 2, 3)"
             )
+        # bfloat16 would move points by whole cells, whoever made theta
+        theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
         kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
         sampler = choose_sampler(x) if self.sampler == "auto" else self.sampler
         features = SAMPLERS[sampler](x, theta, self.window, kernel)  # (B, L, out)
@@ -168,7 +177,7 @@ class ConvSTN2d(nn.Module):
         """The same layer at theta = identity, as the ordinary convolution that it then is.
 
         Raises:
-            ValueError: `x` has a shape other than the one documented above.
+            ValueError: `x` has a shape other than the one documented above, or is of integers.
         """
         batch, size = self._check_input(x)
         w = self.window
@@ -180,6 +189,8 @@ class ConvSTN2d(nn.Module):
             raise ValueError(
                 f"input has shape {tuple(x.shape)}, expected (B, {self.weight.shape[1]}, H, W)"
             )
+        if not x.is_floating_point():
+            raise ValueError(f"input is of {x.dtype}, expected a floating-point type")
         return x.shape[0], (x.shape[2], x.shape[3])
 
     def extra_repr(self) -> str:

@@ -281,7 +281,8 @@ def table_experiments(
     spec = TABLES[name]
     chosen = dataset.split(",") if dataset else spec.datasets
     if len(chosen) > len(spec.datasets):
-        raise InputError(f"dataset {dataset!r}: expected one data set for {name}")
+        most = "one data set" if len(spec.datasets) == 1 else f"{len(spec.datasets)} data sets"
+        raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
     return [
         experiment
         for data in chosen

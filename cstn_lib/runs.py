@@ -167,7 +167,16 @@ class Run:
         return self.folder / f"predictions-{split}-{self.split(split).fingerprint[:10]}.parquet"
 
     def predictions(self, split: str = "test") -> pd.DataFrame:
-        """The predictions table on a split, computed on the first call."""
+        """The predictions table on a split, computed on the first call.
+
+        Raises:
+            InputError: the network knows other classes than the split's.
+        """
+        shown, known = self.split(split).num_classes, self.experiment.model.num_classes
+        if shown != known:
+            raise InputError(
+                f"split {split!r}: {shown} classes, expected the {known} of {self.title}"
+            )
         path = self.predictions_path(split)
         if _of_first(self.store.processes, lambda: not path.is_file()):
             with self.held():

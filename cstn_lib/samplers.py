@@ -3,7 +3,8 @@
 A sampler is a differentiable function (features (B, C, H, W), theta (B, h, w, 2, 3), window, kernel
 (out, K * K * C), taps first) -> (B, h * w, out). It draws the bilinear mean of the four cells
 around every transformed tap of every location, zero outside the map, and weighs what a location
-drew with the kernel. The ways of `SAMPLERS` give the same values and gradients:
+drew with the kernel. The ways of `SAMPLERS` give the same values and gradients, but for taps
+exactly on a cell: there the mean has a kink, and the gradient of theta may be either side's.
 
 * ``loops``: the plain loops of `cstn_lib.bilinear_loops`, compiled; CPU only, needs numba.
 * ``gather``: four neighbours and their weights through `torch.nn.functional.embedding_bag`.
@@ -12,9 +13,10 @@ drew with the kernel. The ways of `SAMPLERS` give the same values and gradients:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from math import prod
 
 import torch
@@ -27,7 +29,6 @@ __all__ = ["SAMPLERS", "choose_sampler", "convolve_points"]
 
 Sampler = Callable[[Tensor, Tensor, Window, Tensor], Tensor]
 
-HAS_NUMBA = find_spec("numba") is not None
 CACHE_BYTES = 4 << 20  # of samples at a time, about as much as the caches of two processors hold
 
 
@@ -35,9 +36,19 @@ def choose_sampler(features: Tensor) -> str:
     """The fastest sampler for a map's device and width, as measured in ``benchmarks/``."""
     if features.device.type != "cpu":
         return "grid_sample"
-    if HAS_NUMBA:
+    if has_loops():
         return "loops"
     return "gather" if features.shape[1] < 256 else "grid_sample"
+
+
+@cache
+def has_loops() -> bool:
+    """Whether numba is installed and works, which takes importing it: a second, once."""
+    try:
+        import cstn_lib.bilinear_loops  # noqa: F401
+    except ImportError:  # also numba's word for a NumPy that it does not know
+        return False
+    return True
 
 
 def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
@@ -49,7 +60,7 @@ def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         (B, L, out).
     """
-    if not HAS_NUMBA:
+    if not has_loops():
         return F.linear(_gather(features, points).flatten(2), kernel)
     # each point is a location of its own, with one tap that its theta moves there
     theta = F.pad(points.flatten(1, 2).unsqueeze(-1), (2, 0)).flatten(2)
@@ -94,8 +105,9 @@ def _gather(features: Tensor, points: Tensor) -> Tensor:
 
 
 def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
-    centres = window.centres((features.shape[2], features.shape[3])).flatten(0, 1)
-    taps = F.pad(window.taps(), (0, 1), value=1.0) * (window.extent / 2)
+    height, width = features.shape[2:]
+    centres = window.centres((height, width), features.device).flatten(0, 1)
+    taps = F.pad(window.taps(features.device), (0, 1), value=1.0) * (window.extent / 2)
     return _loops(features, theta.flatten(1, 2).flatten(2), centres, taps, kernel)
 
 
@@ -113,31 +125,29 @@ def _loops(
         narrow = torch.get_autocast_dtype("cpu")
     wide = torch.promote_types(torch.promote_types(narrow, theta.dtype), torch.float32)
     places = [tensor.to(wide) for tensor in (theta.contiguous(), centres, taps)]
-    products = "medium" if narrow == torch.bfloat16 else torch.get_float32_matmul_precision()
-    return _ConvolveLoops.apply(features, *places, kernel.to(wide), narrow, products)
+    return _ConvolveLoops.apply(features, *places, kernel.to(wide), narrow)
 
 
 class _ConvolveLoops(torch.autograd.Function):
     """The compiled loops and the matrix product, a few images at a time.
 
-    The samples are T times as large as the map. They are never all there: a buffer small enough for
-    the cache holds those of a few images, and the backward pass draws them again, where their
-    gradient was. The buffer is made once, because fresh memory is dear: the operating system hands
-    it out page by page. For the same reason map and output keep their type: only what is in the
-    buffers is float32.
+    The samples are many times as large as the map. They are not all there at once: a buffer small
+    enough for the cache holds those of a few images (at least one a thread), and the backward pass
+    draws them again, where their gradient was. The buffer is made once, because fresh memory is
+    dear: the operating system hands it out page by page. For the same reason map and output keep
+    their type: only what is in the buffers is float32.
 
-    Under bfloat16 the product itself rounds what it multiplies, while it reads it
-    (`torch.set_float32_matmul_precision`): a copy of the samples would take longer than the
-    product.
+    Under bfloat16 the product itself rounds what it multiplies, while it reads it: a copy of the
+    samples would take longer than the product.
     """
 
     @staticmethod
-    def forward(ctx, features, theta, centres, taps, kernel, narrow, products):  # type: ignore[no-untyped-def]
+    def forward(ctx, features, theta, centres, taps, kernel, narrow):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(features, theta, centres, taps, kernel)
-        ctx.products = products
+        ctx.narrow = narrow
         locations = theta.shape[1] * len(taps) * features.shape[1] // kernel.shape[1]
         outputs = kernel.new_empty(len(theta), locations, len(kernel), dtype=narrow)
-        with _matmul_precision(products):
+        with _products(narrow):
             for images, cells, samples in _in_chunks(features, theta, taps):
                 _draw(cells, (theta[images], centres, taps), samples)
                 rows = samples.view(-1, kernel.shape[1])
@@ -145,12 +155,15 @@ class _ConvolveLoops(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():  # create_graph=True; `once_differentiable` would not tell
+            raise RuntimeError(
+                "sampler 'loops' has no second derivative; use sampler='grid_sample'"
+            )
         features, theta, centres, taps, kernel = ctx.saved_tensors
         of_features, of_theta = torch.empty_like(features), torch.empty_like(theta)
         of_kernel, of_cells = torch.zeros_like(kernel), None
-        with _matmul_precision(ctx.products):
+        with _products(ctx.narrow):
             for images, cells, samples in _in_chunks(features, theta, taps):
                 coming = gradient[images].flatten(0, 1).to(kernel.dtype)  # (b * L, out)
                 rows = samples.view(-1, kernel.shape[1])
@@ -160,17 +173,48 @@ class _ConvolveLoops(torch.autograd.Function):
                 _spread(cells, places, samples, of_cells.zero_(), of_theta[images])
                 of_kernel.addmm_(coming.T, rows)
                 of_features[images] = of_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        return of_features, of_theta, None, None, of_kernel, None, None
+        return of_features, of_theta, None, None, of_kernel, None
 
 
-@contextmanager
-def _matmul_precision(products: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(products)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+class _Bfloat16Products(AbstractContextManager):
+    """Lets matrix products of float32 round to bfloat16 what they read.
+
+    The setting belongs to the process: the first thread inside changes it and the last one out
+    puts it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.before = _swap_precision("bf16")
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                _swap_precision(self.before)
+
+
+def _swap_precision(precision: str) -> str:
+    """Set how products of float32 round on the CPU; returns what was set before."""
+    products = getattr(torch.backends.mkldnn, "matmul", None)
+    if products is not None:
+        before, products.fp32_precision = products.fp32_precision, precision
+        return before
+    before = torch.get_float32_matmul_precision()  # up to PyTorch 2.8
+    torch.set_float32_matmul_precision("medium" if precision == "bf16" else precision)
+    return before
+
+
+_bfloat16_products = _Bfloat16Products()
+
+
+def _products(narrow: torch.dtype) -> AbstractContextManager:
+    return _bfloat16_products if narrow == torch.bfloat16 else nullcontext()
 
 
 def _in_chunks(

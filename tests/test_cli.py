@@ -129,6 +129,13 @@ def test_predict(cstn: Command, runs: Path, split):
             assert f"{name} {100 * value:.2f}" in line
 
 
+def test_predict_other_classes(cstn: Command, runs: Path):
+    result = cstn("predict", "cstn", *SMOKE, "--runs-dir", runs, "--split", "pretext")
+    assert result.status == 2
+    assert "split 'pretext': " in result.err and "classes, expected the " in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_predict_score_maps(cstn: Command, tmp_path: Path):
     """At the customary threshold and at the one chosen on val, whichever split is asked for."""
     assert cstn("train", "cam", *SMOKE, "--runs-dir", tmp_path).status == 0

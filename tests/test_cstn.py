@@ -355,6 +355,32 @@ def test_another_localization_network():
     assert set(layer.state_dict()) == {"weight", "bias"}
 
 
+def test_integers_are_refused():
+    layer = ConvSTN2d(3, 4, 3)
+    for call in (layer, layer.plain):
+        with pytest.raises(ValueError, match="expected a floating-point type"):
+            call(torch.zeros(1, 3, 5, 5, dtype=torch.uint8))
+
+
+@EVERY_SAMPLER
+def test_a_coarse_theta_is_taken_as_it_is(sampler):
+    """In bfloat16, as a localization network under autocast may give it."""
+    torch.manual_seed(0)
+    layer, x = ConvSTN2d(2, 3, 5, sampler=sampler), torch.randn(1, 2, 30, 30)
+    theta = (torch.eye(2, 3) + 0.1 * torch.randn(1, 26, 26, 2, 3)).bfloat16()
+    assert torch.allclose(layer(x, theta)[0], layer(x, theta.float())[0], atol=1e-5)
+
+
+def test_parameters_lie_as_those_of_conv2d_do():
+    """What flattens or saves them asks for contiguous memory."""
+    layer, conv = ConvSTN2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    assert layer.weight.is_contiguous()
+    vector = nn.utils.parameters_to_vector([layer.weight, layer.bias])
+    nn.utils.vector_to_parameters(vector, conv.parameters())
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.allclose(layer(x)[0], conv(x), atol=1e-5)
+
+
 def test_shapes_are_checked():
     layer = ConvSTN2d(3, 4, 3)
     for shape in [(2, 5, 8, 8), (3, 8, 8)]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def everything(sampler: str, batch: int = 7) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("has_numba", [True, False])
 def test_points_of_a_theta_give_what_the_theta_gives(monkeypatch, has_numba):
-    monkeypatch.setattr(samplers, "HAS_NUMBA", has_numba)
+    monkeypatch.setattr(samplers, "has_loops", lambda: has_numba)
     generator = torch.Generator().manual_seed(5)
     features = torch.randn(3, 4, 8, 7, generator=generator).requires_grad_()
     theta = torch.eye(2, 3) + 0.3 * torch.randn(3, 6, 5, 2, 3, generator=generator)
@@ -139,10 +140,44 @@ def test_autocast_gives_its_type_and_nearly_the_value():
     assert [value.dtype for value in found[1:]] == [torch.float32] * 3
 
 
+def test_bfloat16_products_end_with_the_last_thread():
+    """The setting is the process's: who leaves first must not put back what others changed."""
+    before = samplers._swap_precision("ieee")
+    with samplers._products(torch.bfloat16):
+        with samplers._products(torch.bfloat16):
+            pass
+        assert samplers._swap_precision("bf16") != "ieee", "one is still inside"
+    assert samplers._swap_precision(before) == "ieee"
+
+
+def test_the_loops_have_one_derivative():
+    features, *others = (torch.randn(1, 3, 4, 4), torch.eye(2, 3).repeat(1, 2, 2, 1, 1))
+    features.requires_grad_()
+    result = SAMPLERS["loops"](features, *others, Window(3), torch.randn(2, 27))
+    with pytest.raises(RuntimeError, match="no second derivative; use sampler='grid_sample'"):
+        torch.autograd.grad(result.sum(), features, create_graph=True)
+
+
+def test_loops_where_numba_cannot_be_used(tmp_path):
+    """It may refuse the installed NumPy, which it says when it is imported."""
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.3 or less')\n")
+    code = "from cstn_lib.cstn import ConvSTN2d; import torch; x = torch.rand(1, 3, 5, 5)"
+    code += "; print(ConvSTN2d(3, 4, 3)(x)[0].shape)"
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "torch.Size([1, 4, 3, 3])" in done.stdout, done.stderr
+
+
 def test_the_choice(monkeypatch):
     narrow, wide = torch.empty(1, 64, 2, 2), torch.empty(1, 512, 2, 2)
     assert choose_sampler(narrow) == choose_sampler(wide) == "loops"
-    monkeypatch.setattr(samplers, "HAS_NUMBA", False)
+    monkeypatch.setattr(samplers, "has_loops", lambda: False)
     assert choose_sampler(narrow) == "gather"
     assert choose_sampler(wide) == "grid_sample"
     assert choose_sampler(narrow.to("meta")) == "grid_sample"

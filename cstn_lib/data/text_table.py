@@ -51,7 +51,10 @@ class TextTable:
         columns: list[list[str]] = [[] for _ in self.names]
         for number, line in enumerate(lines, start=1):
             quotes = self.separator == "," and '"' in line
-            values = next(csv.reader([line])) if quotes else line.split(self.separator)
+            try:
+                values = next(csv.reader([line])) if quotes else line.split(self.separator)
+            except csv.Error:  # a carriage return beside a quote
+                values = []
             if len(values) == width:
                 numbers.append(number)
                 for column, value in zip(columns, values, strict=True):
