@@ -27,10 +27,10 @@ from cstn_lib.metrics import (
     AreaHistogram,
     Interval,
     area_histogram,
-    bootstrap_interval,
     ground_truth,
     hits,
     image_interval,
+    mean_interval,
 )
 from cstn_lib.predictions import array
 from cstn_lib.runs import Run
@@ -150,7 +150,7 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
     """A mean over the images with the smaller objects, over those with the larger, and their gap.
 
     The median area divides the images, or with more `groups` of equally many images, the first of
-    them is compared with the last. Intervals are bootstrapped over images and seeds.
+    them is compared with the last. Intervals are over images and seeds.
 
     Args:
         areas: (n,) fractions of the image.
@@ -164,7 +164,7 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
         "smaller": order[: max(1, count // groups)],
         "larger": order[min(count - 1, count * (groups - 1) // groups) :],
     }
-    found = {name: bootstrap_interval(values[:, some]) for name, some in ends.items()}
+    found = {name: mean_interval(values[:, some]) for name, some in ends.items()}
     # weights that make a mean over both groups' images the difference of the groups' means
     sign = np.zeros(count)
     both = sum(len(some) for some in ends.values())
@@ -173,7 +173,7 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
     # what both share drops out; left in, it would count twice in a sample of unequal groups
     shared = (found["smaller"].mean + found["larger"].mean) / 2
     gaps = ((values - shared) * sign)[:, np.union1d(*ends.values())]
-    return found | {"larger less smaller": bootstrap_interval(gaps)}
+    return found | {"larger less smaller": mean_interval(gaps)}
 
 
 def level_hits(table: pd.DataFrame) -> np.ndarray:

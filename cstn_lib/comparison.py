@@ -18,9 +18,9 @@ from cstn_lib.errors import InputError
 from cstn_lib.metrics import (
     IOU_THRESHOLD,
     Interval,
-    bootstrap_interval,
     choose_threshold,
     hits,
+    mean_interval,
 )
 from cstn_lib.predictions import array
 from cstn_lib.runs import Run
@@ -68,7 +68,7 @@ def paired_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -
     Both are judged on the same images, so the hits are subtracted image by image: images that are
     easy or hard for both drop out. See `hit_difference` for the arguments and errors.
     """
-    return bootstrap_interval(hit_difference(ours, theirs, metric))
+    return mean_interval(hit_difference(ours, theirs, metric))
 
 
 def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> np.ndarray:

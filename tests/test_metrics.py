@@ -20,7 +20,6 @@ from cstn_lib.metrics import (
     area_histogram,
     best_centred_square,
     best_iou,
-    bootstrap_interval,
     box_area,
     centred_square,
     choose_threshold,
@@ -30,6 +29,7 @@ from cstn_lib.metrics import (
     image_interval,
     max_box_acc,
     max_box_acc_v2,
+    mean_interval,
     paired_iou,
     seed_interval,
     threshold_curve,
@@ -496,32 +496,40 @@ def test_seed_interval_of_one_seed():
     assert math.isnan(interval.low) and math.isnan(interval.high)
 
 
-# The bootstrap
+# A mean over images and seeds
 
 
-def test_bootstrap_interval_of_a_fraction_is_near_wilsons():
+def test_mean_interval_of_a_fraction_is_near_wilsons():
     right = np.arange(1000) % 10 < 3
-    ours, wilsons = bootstrap_interval(right), image_interval(right)
+    ours, wilsons = mean_interval(right), image_interval(right)
     assert ours.mean == wilsons.mean == pytest.approx(0.3)
     assert ours == pytest.approx(wilsons, abs=0.004)
-    assert bootstrap_interval(right) == ours, "the same every time"
 
 
-def test_bootstrap_interval_without_variance():
-    assert bootstrap_interval(np.ones(7)) == (1, 1, 1)
+def test_mean_interval_without_variance():
+    assert mean_interval(np.ones(7)) == (1, 1, 1)
+    assert mean_interval([0.5]) == (0.5, 0.5, 0.5)
 
 
-def test_bootstrap_interval_draws_images_together():
-    """A difference that is the same for every image keeps nothing of the images' spread."""
+def test_mean_interval_takes_images_together():
+    """Two seeds that say the same of every image tell no more of the images than one."""
     values = np.random.default_rng(0).normal(size=(1, 400))
-    mirrored = bootstrap_interval(np.concatenate([values, values]))
-    assert mirrored == pytest.approx(bootstrap_interval(values), abs=0.02)
+    twice = mean_interval(np.concatenate([values, values]))
+    assert twice == pytest.approx(mean_interval(values), abs=1e-6)
 
 
-def test_bootstrap_interval_knows_the_spread_of_seeds():
-    """Three seeds that disagree, each sure of itself: any of them may fill the mean."""
-    seeds = np.repeat([[0.0], [0.5], [1.0]], 100, axis=1)
-    interval = bootstrap_interval(seeds)
-    assert interval.mean == 0.5
-    # three draws of one value have chance 1/27, more than the 2.5 % cut off at each end
-    assert (interval.low, interval.high) == (0, 1)
+def test_mean_interval_of_seeds_that_disagree_is_students():
+    seeds = np.array([[0.1], [0.5], [1.0]])
+    assert mean_interval(np.repeat(seeds, 100, axis=1)) == pytest.approx(seed_interval(seeds[:, 0]))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.04])
+def test_mean_interval_covers_what_it_says(spread):
+    """Three trainings that share 400 images: 95 of 100 intervals hold the true mean, 0."""
+    random = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        values = random.normal(0, 0.5, 400) + random.normal(0, 0.3, (3, 400))
+        interval = mean_interval(values + random.normal(0, spread, (3, 1)))
+        covered.append(interval.low <= 0 <= interval.high)
+    assert 0.92 < np.mean(covered) < 0.98

@@ -17,7 +17,7 @@ from cstn_lib.claims.claim import (
 )
 from cstn_lib.claims.measures import above_zero, gap, left_open, levels_won, points, rate, share
 from cstn_lib.comparison import transform_gain
-from cstn_lib.metrics import Interval, bootstrap_interval
+from cstn_lib.metrics import Interval, mean_interval
 from cstn_lib.paper import FIGURE_6
 
 # Figure 6
@@ -94,7 +94,7 @@ def _transform_stronger(runs: Runs, stands_for: str) -> Finding:
     measured = tuple(
         Measured(
             f"gain of both less of {panel}",
-            points(bootstrap_interval(gain["cstn"] - gain[name])),
+            points(mean_interval(gain["cstn"] - gain[name])),
         )
         for name, panel in zip(LEVELS[:2], ("level 4", "level 5"), strict=True)
     )

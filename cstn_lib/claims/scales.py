@@ -18,7 +18,7 @@ from cstn_lib.claims.claim import (
     claim,
 )
 from cstn_lib.claims.measures import above_zero, levels_won, points, share
-from cstn_lib.metrics import bootstrap_interval
+from cstn_lib.metrics import mean_interval
 from cstn_lib.runs import Run
 
 # Figure 8
@@ -45,7 +45,7 @@ def _small_missed(runs: Runs, stands_for: str) -> Finding:
     fifth = np.argsort(sizes, kind="stable")[: max(1, len(sizes) // 5)]
     groups = {"two lowest bins": _lowest_bins(runs["cstn"]), "smallest fifth": fifth}
     measured = tuple(
-        Measured(f"one half less {name}", points(bootstrap_interval(0.5 - known[:, some])))
+        Measured(f"one half less {name}", points(mean_interval(0.5 - known[:, some])))
         for name, some in groups.items()
     )
     anywhere = areas.stacked_hits(runs["cstn"], "any_box")
@@ -104,7 +104,7 @@ def _wrong_level(runs: Runs, stands_for: str) -> Finding:
     saved = own.any(axis=2)[:, large]
     # a mean over all images of the half that is the share among its missed ones, less one half
     excess = missed * (saved - 0.5) / max(missed.mean(), 1e-9)
-    measured = (Measured("share less one half", points(bootstrap_interval(excess))),)
+    measured = (Measured("share less one half", points(mean_interval(excess))),)
     coarse = share(levels_won(runs["cstn"])[:, large] == 5)
     why = (
         f"{share(missed):.0f} % of these images are missed, the right level would save "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cstn_lib.claims.claim import CUB, DATASETS, Finding, Measured, Runs, claim
 from cstn_lib.claims.measures import above_zero, default_loc, gap, left_open, points, rate, share
 from cstn_lib.comparison import transform_gain
-from cstn_lib.metrics import bootstrap_interval
+from cstn_lib.metrics import mean_interval
 from cstn_lib.paper import TABLE_1, TABLE_2
 from cstn_lib.report import METHODS, centred_square_loc
 
@@ -68,7 +68,7 @@ def _transform(runs: Runs, stands_for: str) -> Finding:
     gain = transform_gain(runs["cstn"], "top1_loc")
     printed = TABLE_1.get(stands_for)
     paper = printed["with transform"] - printed["without transform"] if printed else None
-    measured = (Measured("with less without transform", points(bootstrap_interval(gain)), paper),)
+    measured = (Measured("with less without transform", points(mean_interval(gain)), paper),)
     known = rate(runs["cstn"], "gt_known_loc")
     square = 100 * centred_square_loc(runs["cstn"][0])
     why = (
