@@ -83,7 +83,7 @@ def footprint(model: ModelConfig, training: TrainingConfig, image_size: int) -> 
 def _sizes(model: ModelConfig, batch: int, side: int) -> tuple[int, int, int, int]:
     """Bytes of all parameters, of those trained, of the state, and of what the graph keeps."""
     with torch.device("meta"):
-        network = build_model(model).train()
+        network = build_model(model).train().to(memory_format=torch.channels_last)
         images, labels = torch.empty(batch, 3, side, side), torch.zeros(batch, dtype=torch.long)
     own = {tensor.untyped_storage()._cdata for tensor in _state(network)}
     kept: dict[int, Tensor] = {}

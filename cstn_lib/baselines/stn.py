@@ -12,6 +12,8 @@ the features of the shared backbone, so an image passes the backbone twice.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,6 +78,8 @@ class GlobalSTN(VotingLocalizer):
 def _sampled(images: Tensor, theta: Tensor) -> Tensor:
     """Images (B, 3, H, W) seen through theta (B, 2, 3); outside they are the mean colour, 0."""
     # affine_grid is a matrix product: under autocast it would round where points are
-    with torch.autocast(images.device.type, enabled=False):
+    device = images.device.type  # "meta", which knows shapes alone, has no autocast
+    exact = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, enabled=False) if exact else nullcontext():
         grid = F.affine_grid(theta.float(), list(images.shape), align_corners=False)
         return F.grid_sample(images.float(), grid, align_corners=False).to(images.dtype)
