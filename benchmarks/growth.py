@@ -53,7 +53,7 @@ def training() -> Iterator[tuple[str, str, int, float, float]]:
 
 def training_step(batch: int = 16, side: int = 80, classes: int = 24) -> Callable[[], None]:
     torch.manual_seed(0)
-    experiment = make_experiment("cstn", "birds-cub", "quick", device="cpu")
+    experiment = make_experiment("cstn", "birds-cub", "quick")
     model = build_model(replace(experiment.model, num_classes=classes)).train()
     optimizer = torch.optim.AdamW(model.parameters())
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
@@ -68,7 +68,7 @@ def training_step(batch: int = 16, side: int = 80, classes: int = 24) -> Callabl
 
 
 def locations(side: int) -> int:
-    experiment = make_experiment("cstn", "birds-cub", "quick", device="cpu")
+    experiment = make_experiment("cstn", "birds-cub", "quick")
     model = build_model(replace(experiment.model, num_classes=2)).eval()
     with torch.no_grad():
         return model(torch.zeros(1, 3, side, side, dtype=torch.uint8)).boxes.shape[1]
@@ -96,7 +96,7 @@ def reports() -> Iterator[tuple[str, str, int, float, float]]:
 def predictions(images: int) -> pd.DataFrame:
     """The table of an untrained network on noise."""
     torch.manual_seed(0)
-    experiment = make_experiment("cstn", "birds-cub", "quick", device="cpu")
+    experiment = make_experiment("cstn", "birds-cub", "quick")
     model = build_model(replace(experiment.model, num_classes=24)).eval()
     with torch.no_grad():
         output = model(torch.randint(0, 256, (250, 3, 80, 80), dtype=torch.uint8))

@@ -52,6 +52,7 @@ Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"one of {', '.j
 Dataset = Annotated[str, typer.Option(help=f"one of {', '.join(DATASETS)}")]
 ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick, cpu or paper")]
 Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16, another run")]
 Seeds = Annotated[int, typer.Option(min=0, help="how many seeds; 0: as many as the profile has")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 DataRoot = Annotated[str, typer.Option(help="folder or zip of a data set that is read")]
@@ -133,13 +134,15 @@ def train(
     dataset: Dataset = "birds-cub",
     profile: ProfileName = "quick",
     seed: Seed = 0,
+    precision: Precision = "float32",
     device: Device = "auto",
     data_root: DataRoot = "",
     runs_dir: RunsDir = "",
 ) -> None:
     """Train one network, or continue where it was interrupted, and write its predictions."""
     store = RunStore(runs_dir, data_root, device)
-    run = store.run(make_experiment(experiment, dataset, profile, seed=seed, device=device))
+    chosen = make_experiment(experiment, dataset, profile, seed=seed, precision=precision)
+    run = store.run(chosen)
     if experiment != "pretext":  # whose classes are others than those of val and test
         for split in ("val", "test"):
             run.predictions(split)
@@ -154,13 +157,14 @@ def predict(
     profile: ProfileName = "quick",
     split: Annotated[str, typer.Option(help="val or test")] = "test",
     seed: Seed = 0,
+    precision: Precision = "float32",
     device: Device = "auto",
     data_root: DataRoot = "",
     runs_dir: RunsDir = "",
 ) -> None:
     """Write a trained network's predictions table and print its metrics."""
     store = RunStore(runs_dir, data_root, device)
-    chosen = make_experiment(experiment, dataset, profile, seed=seed, device=device)
+    chosen = make_experiment(experiment, dataset, profile, seed=seed, precision=precision)
     run = _finished(store.open(chosen))
     table = run.predictions(split)
     if "threshold_boxes" in table:  # score maps: the customary threshold, and the one of val
@@ -198,7 +202,7 @@ def report(
     Of the complete profile cpu it also writes REPRODUCTION.md, and the README's results.
     """
     store = RunStore(runs_dir, data_root, device)
-    given = {"dataset": dataset, "seeds": seeds, "device": device}
+    given = {"dataset": dataset, "seeds": seeds}
     counted = {name: spec for name, spec in FIGURES.items() if spec.panels}
     written, left_out, finished = [], [], {}
     for name, spec in {**TABLES, **counted}.items():
@@ -261,7 +265,7 @@ def pretrain(
 ) -> None:
     """Remake the small backbone's starting weights from the pretext birds."""
     store = RunStore(runs_dir, device=device)
-    run = store.run(make_experiment("pretext", "birds-cub", "quick", device=device))
+    run = store.run(make_experiment("pretext", "birds-cub", "quick"))
     run.save_backbone(output)
     print(output)
 

@@ -45,6 +45,7 @@ __all__ = [
     "DEVICES",
     "TrainingConfig",
     "TrainingDivergedError",
+    "check_precision",
     "fit",
     "make_accelerator",
     "predict",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 PREDICT_BATCH = 128
 
 
@@ -68,6 +70,16 @@ def supports_bfloat16(device: str) -> bool:
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
+def check_precision(precision: str) -> None:
+    """Refuse what is not one of `PRECISIONS`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+
+
 def make_accelerator(device: str = "auto", precision: str = "float32") -> Accelerator:
     """An accelerator for one of `DEVICES`.
 
@@ -75,8 +87,7 @@ def make_accelerator(device: str = "auto", precision: str = "float32") -> Accele
         InputError: the device is unknown or absent, or the precision unknown.
     """
     resolved = resolve_device(device)
-    if precision not in ("float32", "bfloat16"):
-        raise unknown_name("precision", precision, ("float32", "bfloat16"))
+    check_precision(precision)
     # accelerate keeps one state a process and refuses to change it; a notebook may want both
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(

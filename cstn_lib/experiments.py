@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
 from cstn_lib.data import DATASETS, READERS, DataConfig
 from cstn_lib.data.reading import SPLITS
-from cstn_lib.engine import TrainingConfig, supports_bfloat16
+from cstn_lib.engine import TrainingConfig, check_precision
 from cstn_lib.errors import InputError, unknown_name
 from cstn_lib.losses import authors_weight
 from cstn_lib.paper import STANDS_FOR
@@ -239,7 +239,7 @@ def profile_named(name: str) -> Profile:
 
 
 def make_experiment(
-    name: str, dataset: str, profile: str, *, seed: int = 0, device: str = "auto"
+    name: str, dataset: str, profile: str, *, seed: int = 0, precision: str = "float32"
 ) -> Experiment:
     """The configuration of one training.
 
@@ -247,7 +247,7 @@ def make_experiment(
         name: one of `EXPERIMENTS`.
         dataset: one of `cstn_lib.data.DATASETS`.
         profile: one of `PROFILES`.
-        device: decides the precision, bfloat16 where that is fast.
+        precision: of the training, part of its name; what is published is float32.
 
     Raises:
         InputError: a name is unknown.
@@ -259,7 +259,7 @@ def make_experiment(
     if seed < 0:
         raise InputError(f"seed {seed}: expected 0 or more")
     size = profile_named(profile)
-    precision = "bfloat16" if supports_bfloat16(device) else "float32"
+    check_precision(precision)
     if name == "pretext":
         return _pretext(size, precision, seed)
     method = "cstn" if name in STUDIES else name
@@ -291,7 +291,7 @@ def make_experiment(
 
 
 def seeded_experiments(
-    names: Sequence[str], dataset: str, profile: str, *, seeds: int = 0, device: str = "auto"
+    names: Sequence[str], dataset: str, profile: str, *, seeds: int = 0
 ) -> list[Experiment]:
     """`make_experiment` of each name, seed after seed of each.
 
@@ -302,11 +302,7 @@ def seeded_experiments(
         InputError: a name is unknown.
     """
     each = range(seeds or profile_named(profile).seeds)
-    return [
-        make_experiment(name, dataset, profile, seed=seed, device=device)
-        for name in names
-        for seed in each
-    ]
+    return [make_experiment(name, dataset, profile, seed=seed) for name in names for seed in each]
 
 
 def _recipe(dataset: str, size: Profile) -> Recipe:

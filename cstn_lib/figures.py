@@ -84,7 +84,7 @@ FIGURES = {
 
 
 def figure_experiments(
-    name: str, profile: str, *, dataset: str = "", seeds: int = 0, device: str = "auto"
+    name: str, profile: str, *, dataset: str = "", seeds: int = 0
 ) -> list[Experiment]:
     """Every training that a figure needs, seed after seed of each.
 
@@ -107,7 +107,7 @@ def figure_experiments(
         experiment
         # the last data set given serves where more are asked for
         for data, names in zip_longest(chosen, spec.experiments, fillvalue=chosen[-1])
-        for experiment in seeded_experiments(names, data, profile, seeds=seeds, device=device)
+        for experiment in seeded_experiments(names, data, profile, seeds=seeds)
     ]
     return list(dict.fromkeys(made))
 

@@ -263,7 +263,7 @@ TABLES = {
 
 
 def table_experiments(
-    name: str, profile: str, *, dataset: str = "", seeds: int = 0, device: str = "auto"
+    name: str, profile: str, *, dataset: str = "", seeds: int = 0
 ) -> list[Experiment]:
     """Every training that a table needs, seed after seed of each.
 
@@ -286,9 +286,7 @@ def table_experiments(
     return [
         experiment
         for data in chosen
-        for experiment in seeded_experiments(
-            spec.experiments, data, profile, seeds=seeds, device=device
-        )
+        for experiment in seeded_experiments(spec.experiments, data, profile, seeds=seeds)
     ]
 
 

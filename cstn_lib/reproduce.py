@@ -140,7 +140,6 @@ def asked_for(
         str(parameters["profile"]),
         dataset=str(parameters.get("dataset", "")),
         seeds=int(str(parameters.get("seeds", 0))),
-        device=device,
         data_root=data_root,
     )
     return needed, RunStore(str(parameters.get("runs_dir", "")), data_root, device)
@@ -152,7 +151,6 @@ def needed_experiments(
     *,
     dataset: str = "",
     seeds: int = 0,
-    device: str = "auto",
     data_root: object = "",
 ) -> list[Experiment]:
     """Every training whose predictions these notebooks read, each once, in their order.
@@ -162,14 +160,13 @@ def needed_experiments(
         profile: one of `cstn_lib.experiments.PROFILES`.
         dataset: instead of the notebooks' own, with commas where there are several.
         seeds: how many; 0: as many as the profile has.
-        device: decides the precision.
         data_root: folder or archive of a data set that is read; notebook 05 then trains on it, too.
 
     Raises:
         InputError: a name is unknown, or a notebook takes fewer data sets.
     """
     made = {notebook: result for result, notebook in RESULTS.items()}
-    given = {"dataset": dataset, "seeds": seeds, "device": device}
+    given = {"dataset": dataset, "seeds": seeds}
     found: list[Experiment] = []
     for notebook in notebooks:
         result, data = made.get(notebook), dataset or LESSON_DATA
@@ -181,9 +178,9 @@ def needed_experiments(
             for claim in CLAIMS:
                 found += chain(*claim_experiments(claim, profile, **given).values())
         else:
-            found += [make_experiment(n, data, profile, device=device) for n in LESSONS[notebook]]
+            found += [make_experiment(n, data, profile) for n in LESSONS[notebook]]
         if notebook == "05_training" and data_root and data in (LESSON_DATA, PHOTOS):
-            found += seeded_experiments(["cstn"], PHOTOS, profile, seeds=seeds, device=device)
+            found += seeded_experiments(["cstn"], PHOTOS, profile, seeds=seeds)
     return list(dict.fromkeys(found))
 
 

@@ -50,7 +50,7 @@ __all__ = ["Run", "RunStore"]
 
 Content = TypeVar("Content")
 
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 """Part of every run's name; raised when a change of the code changes what a training gives."""
 
 

@@ -172,7 +172,7 @@ def write_run() -> Callable[..., WrittenRun]:
             split: (written_votes if isinstance(images[0], str) else written_maps)(images)
             for split, images in (("test", test), ("val", val or test))
         }
-        experiment = make_experiment(name, dataset, "smoke", seed=seed, device="cpu")
+        experiment = make_experiment(name, dataset, "smoke", seed=seed)
         return WrittenRun(experiment, tables)
 
     return write

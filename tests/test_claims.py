@@ -329,7 +329,7 @@ def test_seeds_widen_the_interval():
 
 
 def test_claim_experiments():
-    needed = claim_experiments("transform", "cpu", device="cpu")
+    needed = claim_experiments("transform", "cpu")
     assert [(d, [(e.name, e.seed) for e in es]) for d, es in needed.items()] == [
         (dataset, [("cstn", 0), ("cstn", 1), ("cstn", 2)])
         for dataset in ("birds-cub", "birds-ilsvrc")

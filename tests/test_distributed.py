@@ -26,7 +26,7 @@ from cstn_lib.experiments import make_experiment
 from cstn_lib.runs import RunStore
 
 torch.set_num_threads(1)
-experiment = make_experiment("cstn", "birds-cub", "smoke", device="cpu")
+experiment = make_experiment("cstn", "birds-cub", "smoke")
 # 48 images make batches of 20, 20 and 8; two of the epochs move thetas. Not AdamW: its first steps
 # are as long for a gradient of rounding errors as for any other
 own = {"epochs": 3, "batch_size": 20, "precision": "float32", "optimizer": "sgd", "lr": 0.02}

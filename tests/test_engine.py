@@ -392,7 +392,7 @@ from cstn_lib.experiments import make_experiment
 from cstn_lib.runs import RunStore
 
 def slow_training():
-    experiment = make_experiment("cstn", "birds-cub", "smoke", device="cpu")
+    experiment = make_experiment("cstn", "birds-cub", "smoke")
     training = replace(experiment.training, epochs=3, batch_size=6, precision="float32")
     return replace(experiment, training=training)
 

@@ -174,7 +174,7 @@ def test_trainings_are_stopped_and_continue(tmp_path: Path):
     assert kept
 
     seed = int(kept[0].name.split("-")[1].removeprefix("seed"))
-    smoke = make_experiment("cam", "birds-cub", "smoke", seed=seed, device="cpu")
+    smoke = make_experiment("cam", "birds-cub", "smoke", seed=seed)
     experiment = replace(smoke, training=replace(smoke.training, epochs=12))
     run = RunStore(tmp_path / "runs", device="cpu").run(experiment)
     assert run.folder == kept[0]

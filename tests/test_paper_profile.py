@@ -56,7 +56,7 @@ def ilsvrc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("cub", 1e-4), ("wsol-cub", 1e-4), ("ilsvrc", 1e-3), ("wsol-ilsvrc", 1e-3), ("folder", 1e-3)],
 )
 def test_the_published_settings(dataset, weight):
-    experiment = make_experiment("cstn", dataset, "paper", device="cpu")
+    experiment = make_experiment("cstn", dataset, "paper")
     model, training = experiment.model, experiment.training
     assert (model.backbone, model.weights, model.levels) == ("resnet101", "imagenet", PAPER_LEVELS)
     assert (model.channels, model.frozen_stages) == (512, 2)
@@ -73,7 +73,7 @@ def test_the_published_settings(dataset, weight):
 def test_the_studies_take_the_printed_steps():
     for names, attribute in ((LAMBDA_STUDY, "lambda_theta"), (ALPHA_STUDY, "alpha_scale")):
         for name, printed in names.items():
-            training = make_experiment(name, "cub", "paper", device="cpu").training
+            training = make_experiment(name, "cub", "paper").training
             assert getattr(training, attribute) == authors_weight(printed)
 
 
@@ -97,7 +97,7 @@ def test_the_papers_network_trains(cub, started, data_folder, tmp_path, monkeypa
     """An epoch of two steps, of one image each: predictions and metrics follow."""
     few = replace(PROFILES["paper"], photos=2, photo_epochs=1)
     monkeypatch.setitem(PROFILES, "paper", few)
-    experiment = make_experiment("cstn", "cub", "paper", device="cpu")
+    experiment = make_experiment("cstn", "cub", "paper")
     experiment = replace(experiment, training=replace(experiment.training, batch_size=1))
     run = RunStore(tmp_path / "runs", cub, "cpu").run(experiment)
     assert run.history.drop(columns="seconds").map(np.isfinite).all(axis=None)
@@ -145,7 +145,7 @@ def store(cub: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 def on_cub(rehearsed, store: RunStore) -> dict[str, Run]:
     """What the tables and figures need, by the name of the experiment."""
     made = sorted(RESULTS[name] for name in (*report.TABLES, *FIGURES))
-    needed = needed_experiments(made, "paper", dataset="cub", device="cpu")
+    needed = needed_experiments(made, "paper", dataset="cub")
     return {e.name: store.run(e) for e in needed}
 
 
@@ -153,7 +153,7 @@ def on_cub(rehearsed, store: RunStore) -> dict[str, Run]:
 def on_ilsvrc(rehearsed, store: RunStore, ilsvrc: Path) -> dict[str, Run]:
     other = replace(store, data_root=ilsvrc)
     chosen = [RESULTS["table-5"], RESULTS["figure-8"]]
-    needed = needed_experiments(chosen, "paper", dataset="ilsvrc", device="cpu")
+    needed = needed_experiments(chosen, "paper", dataset="ilsvrc")
     return {e.name: other.run(e) for e in needed}
 
 

@@ -23,21 +23,21 @@ SMOKE = {"profile": "smoke", "device": "cpu"}
 
 
 def test_each_training_is_needed_once():
-    needed = needed_experiments(NOTEBOOKS, "cpu", device="cpu")
+    needed = needed_experiments(NOTEBOOKS, "cpu")
     assert len(set(needed)) == len(needed)
     assert {e.name for e in needed} >= {*HEADS, "cstn-level-4", "cstn-lambda-0"}
     assert {e.data.name for e in needed} == {"birds-cub", "birds-ilsvrc"}
     assert {e.seed for e in needed} == {0, 1, 2}
-    again = needed_experiments([*NOTEBOOKS, *NOTEBOOKS], "cpu", device="cpu")
+    again = needed_experiments([*NOTEBOOKS, *NOTEBOOKS], "cpu")
     assert again == needed
 
 
 def test_another_data_set_and_number_of_seeds():
-    needed = needed_experiments(NOTEBOOKS, "quick", dataset="cub", seeds=2, device="cpu")
+    needed = needed_experiments(NOTEBOOKS, "quick", dataset="cub", seeds=2)
     assert {e.data.name for e in needed} == {"cub"}
     assert {e.seed for e in needed} == {0, 1}
     chosen = ["14_qualitative_figures"]
-    both = needed_experiments(chosen, "quick", dataset="cub,ilsvrc", device="cpu")
+    both = needed_experiments(chosen, "quick", dataset="cub,ilsvrc")
     pairs = [(e.name, e.data.name) for e in both]
     assert pairs == [("cstn", "cub"), ("cstn-lambda-0", "cub"), ("cstn", "ilsvrc")]
 
@@ -86,8 +86,8 @@ def test_activations_are_those_of_a_real_step():
 def test_states_and_sizes(data_folder, tmp_path, monkeypatch):
     parameters = SMOKE | {"runs_dir": str(tmp_path)}
     store = RunStore(tmp_path, device="cpu")
-    finished = store.run(make_experiment("cstn", "birds-cub", "smoke", device="cpu"))
-    begun = store.open(make_experiment("cstn-lambda-0", "birds-cub", "smoke", device="cpu"))
+    finished = store.run(make_experiment("cstn", "birds-cub", "smoke"))
+    begun = store.open(make_experiment("cstn-lambda-0", "birds-cub", "smoke"))
     begun.folder.mkdir()
     begun.checkpoint.touch()
     plan = make_plan(["12_figure_6", "14_qualitative_figures"], parameters)
@@ -121,7 +121,7 @@ def test_images_to_be_drawn_or_decoded(tmp_path, monkeypatch):
     assert set(read.trainings["state"]) == {"to do"}
     assert tree(tmp_path) == before, "nothing is written"
     store = RunStore(tmp_path / "runs", top, "cpu")
-    store.run(make_experiment("cstn", "folder", "smoke", device="cpu"))
+    store.run(make_experiment("cstn", "folder", "smoke"))
     again = SMOKE | {"dataset": "folder", "data_root": str(top), "runs_dir": str(tmp_path / "runs")}
     plan = make_plan(["table-2"], again)
     assert plan.images == {"folder": 12 * 80 * 80 * 3}, "test alone"

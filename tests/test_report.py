@@ -361,13 +361,13 @@ def test_runs_of(write_run: WriteRun):
 @pytest.mark.parametrize("name", TABLES)
 def test_table_experiments(name):
     spec = TABLES[name]
-    needed = table_experiments(name, "cpu", device="cpu")
+    needed = table_experiments(name, "cpu")
     found = [(e.data.name, e.name, e.seed) for e in needed]
     expected = [(d, e, s) for d in spec.datasets for e in spec.experiments for s in range(3)]
     assert found == expected
     assert set(spec.experiments) <= set(EXPERIMENTS)
-    assert len(table_experiments(name, "cpu", seeds=2, device="cpu")) == len(expected) * 2 / 3
-    elsewhere = table_experiments(name, "smoke", dataset="tiny-imagenet", device="cpu")
+    assert len(table_experiments(name, "cpu", seeds=2)) == len(expected) * 2 / 3
+    elsewhere = table_experiments(name, "smoke", dataset="tiny-imagenet")
     assert {e.data.name for e in elsewhere} == {"tiny-imagenet"}
 
 

@@ -129,11 +129,11 @@ def test_glance(tmp_path: Path):
 def test_every_notebook_says_what_it_needs():
     assert set(LESSONS) | set(RESULTS.values()) == set(NOTEBOOKS)
     for notebook in NOTEBOOKS:
-        assert needed_experiments([notebook], "smoke", device="cpu")
+        assert needed_experiments([notebook], "smoke")
 
 
 def names(notebook: str, **given: object) -> list[tuple[str, str, int]]:
-    needed = needed_experiments([notebook], "cpu", device="cpu", **given)
+    needed = needed_experiments([notebook], "cpu", **given)
     return [(e.name, e.data.name, e.seed) for e in needed]
 
 
@@ -155,7 +155,7 @@ def test_photographs_are_needed_where_their_root_is_given():
 
 
 def test_one_data_set_serves_a_figure_of_two():
-    needed = figure_experiments("figures-2-5-7-9", "smoke", dataset="birds-cub", device="cpu")
+    needed = figure_experiments("figures-2-5-7-9", "smoke", dataset="birds-cub")
     assert [(e.name, e.data.name) for e in needed] == [
         ("cstn", "birds-cub"),
         ("cstn-lambda-0", "birds-cub"),

@@ -288,7 +288,7 @@ def fail(*_, **__):
     raise AssertionError("trained again")
 
 runs.fit = fail
-experiment = make_experiment("cam", "birds-cub", "smoke", device="cpu")
+experiment = make_experiment("cam", "birds-cub", "smoke")
 run = runs.RunStore(sys.argv[1], device="cpu").run(experiment)
 print("finished" if run.finished else "not finished")
 """
@@ -296,7 +296,7 @@ print("finished" if run.finished else "not finished")
 
 def test_a_second_command_waits_and_finds_the_run_finished(tmp_path: Path):
     store = RunStore(tmp_path, device="cpu")
-    run = store.open(make_experiment("cam", "birds-cub", "smoke", device="cpu"))
+    run = store.open(make_experiment("cam", "birds-cub", "smoke"))
     with run.held():
         second = subprocess.Popen(
             [sys.executable, "-c", SECOND, str(tmp_path)],

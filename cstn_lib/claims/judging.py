@@ -18,7 +18,7 @@ __all__ = ["claim_experiments", "claims_table", "judge", "measured_table"]
 
 
 def claim_experiments(
-    name: str, profile: str, *, dataset: str = "", seeds: int = 0, device: str = "auto"
+    name: str, profile: str, *, dataset: str = "", seeds: int = 0
 ) -> dict[str, list[Experiment]]:
     """Every training that a claim needs, by data set, seed after seed of each.
 
@@ -38,7 +38,7 @@ def claim_experiments(
         raise InputError(f"dataset {dataset!r}: expected at most two data sets")
     places = [chosen[min(DATASETS.index(own), len(chosen) - 1)] for own in claim.datasets]
     return {
-        data: seeded_experiments(claim.experiments, data, profile, seeds=seeds, device=device)
+        data: seeded_experiments(claim.experiments, data, profile, seeds=seeds)
         for data in dict.fromkeys(places)
     }
 
@@ -50,7 +50,6 @@ def judge(
     only: Sequence[str] = (),
     dataset: str = "",
     seeds: int = 0,
-    device: str = "auto",
 ) -> list[Verdict]:
     """The verdict on each claim, on each of its data sets.
 
@@ -58,7 +57,7 @@ def judge(
         open_run: such as `cstn_lib.runs.RunStore.open`, which leaves claims of unfinished runs
             *not tested*, or ``RunStore.run``, which trains what is missing.
         only: names of `CLAIMS`; empty: all.
-        profile, dataset, seeds, device: see `claim_experiments`.
+        profile, dataset, seeds: see `claim_experiments`.
 
     Raises:
         InputError: a name is unknown.
@@ -66,7 +65,7 @@ def judge(
     opened: dict[Experiment, Run] = {}
     verdicts = []
     for name in only or CLAIMS:
-        options = {"dataset": dataset, "seeds": seeds, "device": device}
+        options = {"dataset": dataset, "seeds": seeds}
         for data, needed in claim_experiments(name, profile, **options).items():
             opened |= {e: open_run(e) for e in needed if e not in opened}
             missing = dict.fromkeys(e.name for e in needed if not opened[e].finished)

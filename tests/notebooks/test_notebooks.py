@@ -228,7 +228,7 @@ def test_the_notebooks_train_what_reproduce_trains(place: Path):
     if set(FOUND) - executed:
         pytest.skip("not all notebooks were executed")
     store = RunStore(place / "runs", device="cpu")
-    needed = [store.open(e) for e in needed_experiments(FOUND, "smoke", device="cpu")]
+    needed = [store.open(e) for e in needed_experiments(FOUND, "smoke")]
     there = {path.parent for path in (place / "runs").glob("*/*/config.json")}
     assert there == {run.folder for run in needed}
 
@@ -306,7 +306,7 @@ def test_the_counts_of_a_figure_are_those_of_its_runs(place: Path, result, panel
     dataset = {"figure-6": "birds-cub", "figure-8": "birds-ilsvrc"}[result]
     store = RunStore(place / "runs", device="cpu")
     for panel, name in panels.items():
-        run = store.open(make_experiment(name, dataset, "smoke", device="cpu"))
+        run = store.open(make_experiment(name, dataset, "smoke"))
         assert run.finished
         predictions = run.predictions()
         for transform, column in ((True, "with transform"), (False, "without transform")):
