@@ -17,13 +17,13 @@ import pandas as pd
 import torch
 from matplotlib.ticker import NullFormatter
 
-from cstn_lib.bench import median_seconds, peak_megabytes
-from cstn_lib.boxes import BoxList
-from cstn_lib.experiments import make_experiment
-from cstn_lib.metrics import area_histogram, box_area, evaluate, max_box_acc_v2
+from cstn_lib.evaluation.boxes import BoxList
+from cstn_lib.evaluation.metrics import area_histogram, box_area, evaluate, max_box_acc_v2
+from cstn_lib.evaluation.predictions import describe_batch, to_table
 from cstn_lib.models import build_model
 from cstn_lib.plots import use_style
-from cstn_lib.predictions import describe_batch, to_table
+from cstn_lib.reproduction.bench import median_seconds, peak_megabytes
+from cstn_lib.reproduction.experiments import make_experiment
 
 HERE = Path(__file__).parent
 BATCHES = (8, 16, 32, 64, 128)

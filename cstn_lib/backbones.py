@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cstn_lib.config import ModelConfig
-from cstn_lib.errors import InputError, first_line, unknown_name
+from cstn_lib.support.errors import InputError, first_line, unknown_name
 
 __all__ = [
     "BACKBONES",

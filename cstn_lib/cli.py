@@ -11,31 +11,31 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from cstn_lib import claims
-from cstn_lib.atomic import atomic_file
-from cstn_lib.bench import ratio_tables, run_benchmarks
 from cstn_lib.data import DATASETS, READERS, open_split
-from cstn_lib.data.check import check
-from cstn_lib.data.download import ARCHIVES, download
-from cstn_lib.engine import resolve_device
-from cstn_lib.errors import InputError, first_line, unknown_name
-from cstn_lib.experiments import EXPERIMENTS, make_experiment
-from cstn_lib.figures import FIGURES, save_claims_files, save_figure_files
-from cstn_lib.jobs import stopped_by_signals
-from cstn_lib.metrics import choose_threshold, evaluate
-from cstn_lib.plan import make_plan
-from cstn_lib.project import figures_folder, project_folder
-from cstn_lib.report import TABLES, save_table_files
-from cstn_lib.reproduce import (
+from cstn_lib.data.photos.check import check
+from cstn_lib.data.photos.download import ARCHIVES, download
+from cstn_lib.evaluation.metrics import choose_threshold, evaluate
+from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
+from cstn_lib.reproduction import claims
+from cstn_lib.reproduction.batch import (
     RESULTS,
     check_parameters,
     chosen_notebooks,
     needed_experiments,
 )
-from cstn_lib.reproduce import reproduce as reproduce_results
-from cstn_lib.reproduction import fill_markers, glance, narrow_table, reproduction_page
-from cstn_lib.runs import Run, RunStore
-from cstn_lib.score_maps import CAM_THRESHOLD
+from cstn_lib.reproduction.batch import reproduce as reproduce_results
+from cstn_lib.reproduction.bench import ratio_tables, run_benchmarks
+from cstn_lib.reproduction.experiments import EXPERIMENTS, make_experiment
+from cstn_lib.reproduction.figures import FIGURES, save_claims_files, save_figure_files
+from cstn_lib.reproduction.jobs import stopped_by_signals
+from cstn_lib.reproduction.page import fill_markers, glance, narrow_table, reproduction_page
+from cstn_lib.reproduction.plan import make_plan
+from cstn_lib.reproduction.runs import Run, RunStore
+from cstn_lib.reproduction.tables import TABLES, save_table_files
+from cstn_lib.support.atomic import atomic_file
+from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.support.project import figures_folder, project_folder
+from cstn_lib.training.engine import resolve_device
 
 __all__ = ["app", "main"]
 
@@ -346,7 +346,7 @@ def _place(result: str, profile: str, dataset: str, figures_dir: str) -> Path:
 
 
 def _print_table(path: Path) -> None:
-    """A table of `cstn_lib.report` on end, which fits a terminal: a column a row."""
+    """A table of `cstn_lib.reproduction.tables` on end, which fits a terminal: a column a row."""
     table = pd.read_csv(path, index_col=0).astype(object).T
     print(f"\n{table.fillna('').to_string(line_width=TERMINAL)}\n\n{path} and .md\n")
 

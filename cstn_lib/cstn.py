@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstn_lib.geometry import Window, identity_theta
-from cstn_lib.samplers import SAMPLERS, choose_sampler
+from cstn_lib.samplers.sampling import SAMPLERS, choose_sampler
 
 __all__ = ["SAMPLERS", "ConvSTN2d", "LocalizationNetwork"]
 

@@ -16,10 +16,10 @@ from cstn_lib.baselines import (
 )
 from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
 from cstn_lib.cstn import ConvSTN2d
-from cstn_lib.errors import InputError, unknown_name
 from cstn_lib.geometry import Window, boxes_of_theta
-from cstn_lib.localizer import LocalizerOutput
+from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.pyramid import PyramidLocalizer
+from cstn_lib.support.errors import InputError, unknown_name
 
 __all__ = [
     "PAPER_LEVELS",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """The network of a configuration, a `cstn_lib.localizer.Localizer`.
+    """The network of a configuration, a `cstn_lib.outputs.Localizer`.
 
     Its backbone's starting weights are loaded.
 

@@ -25,14 +25,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from cstn_lib.areas import WITH, WITHOUT
-from cstn_lib.atomic import atomic_file
-from cstn_lib.claims import HOLDS, HOLDS_IN_PART, HOLDS_NOT, NOT_TESTED, Verdict
-from cstn_lib.comparison import MISSES
 from cstn_lib.data import DataConfig, ImageSet, birds_config
-from cstn_lib.data.birds import draw_bird_image
+from cstn_lib.data.birds.dataset import draw_bird_image
+from cstn_lib.evaluation.metrics import AreaHistogram, Interval
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes, sampling_points
-from cstn_lib.metrics import AreaHistogram, Interval
+from cstn_lib.reproduction.areas import WITH, WITHOUT
+from cstn_lib.reproduction.claims import HOLDS, HOLDS_IN_PART, HOLDS_NOT, NOT_TESTED, Verdict
+from cstn_lib.reproduction.comparison import MISSES
+from cstn_lib.support.atomic import atomic_file
 
 __all__ = [
     "BOX_STYLES",
@@ -198,7 +198,7 @@ def plot_history(history: pd.DataFrame, warmup_epochs: int = 0) -> Figure:
     """A training, epoch by epoch: the terms of the loss, and what val says.
 
     Args:
-        history: of `cstn_lib.runs.Run`.
+        history: of `cstn_lib.reproduction.runs.Run`.
         warmup_epochs: shaded; there theta stays at the identity.
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.2))
@@ -276,7 +276,7 @@ def plot_methods(
 
     Args:
         intervals: of fractions, by method from top to bottom, one a seed
-            (`cstn_lib.metrics.image_interval`).
+            (`cstn_lib.evaluation.metrics.image_interval`).
         published: percentages, by method, where the paper has one.
     """
     figure, ax = plt.subplots(figsize=(7.5, 0.42 * len(intervals) + 1.2))
@@ -314,7 +314,7 @@ def plot_by_area(groups: pd.DataFrame) -> Figure:
     """How often methods are right, from the smallest to the largest objects.
 
     Args:
-        groups: of `cstn_lib.comparison.hits_by_area`.
+        groups: of `cstn_lib.reproduction.comparison.hits_by_area`.
     """
     figure, ax = plt.subplots(figsize=(7.5, 3.8))
     names = [c for c in groups if c not in ("smallest", "median", "largest", "images")]
@@ -342,7 +342,7 @@ def plot_misses(kinds: Mapping[str, np.ndarray]) -> Figure:
     """What is wrong with the boxes of each method, as stacked shares.
 
     Args:
-        kinds: of `cstn_lib.comparison.kinds_of_misses`, by method from top to bottom.
+        kinds: of `cstn_lib.reproduction.comparison.kinds_of_misses`, by method from top to bottom.
     """
     figure, ax = plt.subplots(figsize=(7.5, 0.42 * len(kinds) + 1.3))
     shares = np.array([[100 * np.mean(some == miss) for miss in MISSES] for some in kinds.values()])
@@ -376,11 +376,11 @@ def plot_claims(verdicts: Sequence[Verdict]) -> Figure:
     """All claims at a glance: ours filled with its interval, the paper's hollow.
 
     One row a claim; its numbers stand below each other in it, in the order of
-    `cstn_lib.claims.measured_table`. To the right of zero a number speaks for its claim; where a
-    claim says that nothing much changes, a grey bar spans what it allows.
+    `cstn_lib.reproduction.claims.measured_table`. To the right of zero a number speaks for its
+    claim; where a claim says that nothing much changes, a grey bar spans what it allows.
 
     Args:
-        verdicts: of `cstn_lib.claims.judge`, from top to bottom.
+        verdicts: of `cstn_lib.reproduction.claims.judge`, from top to bottom.
     """
     heights = np.array([max(1, 0.6 * len(verdict.measured)) for verdict in verdicts])
     middles = np.cumsum(heights) - heights / 2
@@ -476,7 +476,7 @@ def draw_rates(ax: Axes, rates: pd.DataFrame, label: str, marker: str, **style: 
     """A share of the images by the area of their objects, with 95 % intervals.
 
     Args:
-        rates: of `cstn_lib.areas.rates_by_area`.
+        rates: of `cstn_lib.reproduction.areas.rates_by_area`.
     """
     percent = 100 * rates
     reach = [

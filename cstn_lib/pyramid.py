@@ -18,19 +18,19 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
-from cstn_lib.boxes import BoxList
 from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
-from cstn_lib.errors import InputError
+from cstn_lib.evaluation.boxes import BoxList
+from cstn_lib.evaluation.predictions import describe_batch, judge_boxes
 from cstn_lib.geometry import Window, default_boxes
-from cstn_lib.localizer import LocalizerOutput
 from cstn_lib.losses import total_loss
-from cstn_lib.predictions import describe_batch, judge_boxes
+from cstn_lib.outputs import LocalizerOutput
+from cstn_lib.support.errors import InputError
 
 __all__ = ["PyramidLocalizer", "VotingLocalizer"]
 
 
 class VotingLocalizer(nn.Module):
-    """The half of `cstn_lib.localizer.Localizer` shared by networks that vote.
+    """The half of `cstn_lib.outputs.Localizer` shared by networks that vote.
 
     A subclass sets ``level_names``, the pyramid's name of each level of its `LocalizerOutput`.
     """
@@ -51,7 +51,7 @@ class VotingLocalizer(nn.Module):
         )
 
     def describe(self, output: LocalizerOutput, labels: Tensor) -> dict[str, Tensor]:
-        """See `cstn_lib.predictions.describe_batch`; beside it all boxes, for `judge`."""
+        """See `evaluation.predictions.describe_batch`; beside it all boxes, for `judge`."""
         return {
             **describe_batch(output, labels, self.level_names),
             "boxes": output.boxes,
@@ -66,7 +66,7 @@ class VotingLocalizer(nn.Module):
         *,
         sweep: bool,
     ) -> dict[str, np.ndarray]:
-        """See `cstn_lib.predictions.judge_boxes`; there is no threshold to sweep."""
+        """See `cstn_lib.evaluation.predictions.judge_boxes`; there is no threshold to sweep."""
         return judge_boxes(columns, truth)
 
     def localization_parameters(self) -> list[nn.Parameter]:

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from cstn_lib.data import DataConfig, ImageSet
-from cstn_lib.engine import TrainingConfig
-from cstn_lib.experiments import Experiment, make_experiment
+from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS
 from cstn_lib.models import LevelConfig, ModelConfig
-from cstn_lib.runs import Run, RunStore
-from cstn_lib.score_maps import CAM_THRESHOLD, THRESHOLDS
+from cstn_lib.reproduction.experiments import Experiment, make_experiment
+from cstn_lib.reproduction.runs import Run, RunStore
+from cstn_lib.training.engine import TrainingConfig
 
 # networks this small are no work for two threads, and waiting for each other takes longer
 torch.set_num_threads(1)
@@ -120,7 +120,7 @@ OBJECT, ELSEWHERE = [0.25, 0.25, 0.75, 0.75], [0.0, 0.0, 0.1, 0.1]
 
 @dataclass(frozen=True)
 class WrittenRun:
-    """A run as `cstn_lib.report` sees it, with predictions written by hand."""
+    """A run as `cstn_lib.reproduction.tables` sees it, with predictions written by hand."""
 
     experiment: Experiment
     tables: dict[str, pd.DataFrame]

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from cstn_lib import cli
-from cstn_lib.errors import InputError
-from cstn_lib.metrics import choose_threshold, evaluate
-from cstn_lib.predictions import load_table
-from cstn_lib.reproduce import run_notebooks
-from cstn_lib.score_maps import CAM_THRESHOLD
+from cstn_lib.evaluation.metrics import choose_threshold, evaluate
+from cstn_lib.evaluation.predictions import load_table
+from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
+from cstn_lib.reproduction.batch import run_notebooks
+from cstn_lib.support.errors import InputError
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

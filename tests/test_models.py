@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from cstn_lib.backbones import BACKBONES, small_backbone
 from cstn_lib.cstn import ConvSTN2d
-from cstn_lib.errors import InputError
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
-from cstn_lib.localizer import LocalizerOutput, ScoreMapOutput
 from cstn_lib.losses import total_loss
 from cstn_lib.models import (
     CSTNLocalizer,
@@ -30,7 +28,9 @@ from cstn_lib.models import (
     ModelConfig,
     build_model,
 )
+from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
 from cstn_lib.pyramid import PyramidLocalizer
+from cstn_lib.support.errors import InputError
 
 LEVELS = (LevelConfig("4", 5, 2), LevelConfig("5", 7))
 SMALL = ModelConfig(

@@ -15,9 +15,17 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from cstn_lib import plots
-from cstn_lib.areas import WITH, WITHOUT
-from cstn_lib.claims import CLAIMS, HOLDS, HOLDS_NOT, NOT_TESTED, Finding, Measured, Verdict
-from cstn_lib.metrics import AreaHistogram, Interval
+from cstn_lib.evaluation.metrics import AreaHistogram, Interval
+from cstn_lib.reproduction.areas import WITH, WITHOUT
+from cstn_lib.reproduction.claims import (
+    CLAIMS,
+    HOLDS,
+    HOLDS_NOT,
+    NOT_TESTED,
+    Finding,
+    Measured,
+    Verdict,
+)
 
 HISTOGRAM = AreaHistogram(
     edges=np.linspace(0.1, 0.5, 5),

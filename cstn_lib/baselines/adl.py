@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cstn_lib.backbones import PYRAMID
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig
-from cstn_lib.localizer import ScoreMapOutput
+from cstn_lib.outputs import ScoreMapOutput
 
 __all__ = ["ADL", "DROP_RATE", "DROP_THRESHOLD", "AttentionDropout"]
 

@@ -7,7 +7,7 @@ well classify each cell first and average then: class c's score is the mean of a
     S_c = mean over x, y of M_c(x, y),      M_c(x, y) = w_c . f(x, y) + b_c,
 
 and the map shows where the score comes from. It becomes a box by a threshold
-(`cstn_lib.score_maps`).
+(`cstn_lib.evaluation.score_maps`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
-from cstn_lib.boxes import BoxList
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.localizer import ScoreMapOutput
-from cstn_lib.score_maps import describe_maps, judge_maps
+from cstn_lib.evaluation.boxes import BoxList
+from cstn_lib.evaluation.score_maps import describe_maps, judge_maps
+from cstn_lib.outputs import ScoreMapOutput
 
 __all__ = ["CAM"]
 
@@ -57,7 +57,7 @@ class CAM(nn.Module):
         return {"loss": cls, "loss_cls": cls}
 
     def describe(self, output: ScoreMapOutput, labels: Tensor) -> dict[str, Tensor]:
-        """See `cstn_lib.score_maps.describe_maps`."""
+        """See `cstn_lib.evaluation.score_maps.describe_maps`."""
         rows = torch.arange(len(labels), device=labels.device)
         return describe_maps(output.logits, output.maps[rows, labels], labels)
 
@@ -69,7 +69,7 @@ class CAM(nn.Module):
         *,
         sweep: bool,
     ) -> dict[str, np.ndarray]:
-        """See `cstn_lib.score_maps.judge_maps`."""
+        """See `cstn_lib.evaluation.score_maps.judge_maps`."""
         return judge_maps(columns, truth, image_size, sweep=sweep)
 
     def localization_parameters(self) -> list[nn.Parameter]:

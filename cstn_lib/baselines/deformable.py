@@ -19,7 +19,7 @@ from torchvision.ops import deform_conv2d
 from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.geometry import Window, identity_theta, sampling_points
 from cstn_lib.pyramid import PyramidLocalizer
-from cstn_lib.samplers import convolve_points
+from cstn_lib.samplers.sampling import convolve_points
 
 __all__ = ["DeformableConv2d", "DeformableLocalizer", "boxes_of_offsets", "moved_points"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from cstn_lib.backbones import PYRAMID
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig
-from cstn_lib.localizer import ScoreMapOutput
+from cstn_lib.outputs import ScoreMapOutput
 
 __all__ = ["HIDING_PROBABILITY", "PATCH_SHARES", "HaS", "hidden_pixels"]
 

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.localizer import ScoreMapOutput
-from cstn_lib.score_maps import normalized, resized
+from cstn_lib.evaluation.score_maps import normalized, resized
+from cstn_lib.outputs import ScoreMapOutput
 
 __all__ = ["SPG", "SPGOutput", "Thresholds", "guidance", "guided_loss"]
 

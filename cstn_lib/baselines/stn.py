@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
 from cstn_lib.config import ModelConfig
 from cstn_lib.geometry import Window, boxes_of_theta, identity_theta
-from cstn_lib.localizer import LocalizerOutput
+from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.pyramid import VotingLocalizer
 
 __all__ = ["GlobalSTN"]

@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cstn_lib.data.birds import (
+from cstn_lib.data.birds.dataset import (
     BirdsConfig,
     birds_fingerprint,
     birds_folder,
     class_names,
     open_birds,
 )
-from cstn_lib.data.cub import CUB
-from cstn_lib.data.folder import Folder
-from cstn_lib.data.ilsvrc import ILSVRC
 from cstn_lib.data.images import ImageSet
-from cstn_lib.data.reading import Reader, open_photos, peek_photos, stored_bytes
-from cstn_lib.data.tiny_imagenet import TinyImageNet
-from cstn_lib.data.wsol_metadata import WSOLCub, WSOLIlsvrc, WSOLOpenImages
-from cstn_lib.errors import InputError, unknown_name
-from cstn_lib.project import project_folder
+from cstn_lib.data.photos.cub import CUB
+from cstn_lib.data.photos.folder import Folder
+from cstn_lib.data.photos.ilsvrc import ILSVRC
+from cstn_lib.data.photos.reading import Reader, open_photos, peek_photos, stored_bytes
+from cstn_lib.data.photos.tiny_imagenet import TinyImageNet
+from cstn_lib.data.photos.wsol_metadata import WSOLCub, WSOLIlsvrc, WSOLOpenImages
+from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.support.project import project_folder
 
 __all__ = [
     "DATASETS",

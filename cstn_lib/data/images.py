@@ -2,7 +2,8 @@
 
 Every data set of the project ends up as this one type, so that everything behind it (engine,
 metrics, plots) knows a single layout. A split too large to keep decoded is kept as a list of its
-photos, and its ``images`` decode when they are indexed (`cstn_lib.data.photos.PhotoArray`).
+photos, and its ``images`` decode when they are indexed
+(`cstn_lib.data.photos.decoding.PhotoArray`).
 
 * images are uint8 in (N, H, W, 3), the order in which a channels-last network reads them;
 * boxes are ``xyxy`` floats in [0, 1] of the image, any number of them an image;
@@ -25,10 +26,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from cstn_lib.atomic import atomic_directory
-from cstn_lib.data.disk import alone_in, writing
-from cstn_lib.data.photos import PhotoArray
-from cstn_lib.errors import InputError
+from cstn_lib.data.photos.decoding import PhotoArray
+from cstn_lib.support.atomic import atomic_directory
+from cstn_lib.support.disk import alone_in, writing
+from cstn_lib.support.errors import InputError
 
 __all__ = [
     "ImageSet",

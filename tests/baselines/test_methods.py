@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
-from cstn_lib.localizer import LocalizerOutput, ScoreMapOutput
 from cstn_lib.models import build_model
+from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
 
 SMALL = ModelConfig(
     num_classes=4,

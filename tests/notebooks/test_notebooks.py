@@ -19,12 +19,12 @@ import pandas as pd
 import papermill
 import pytest
 
-from cstn_lib.boxes import box_area
-from cstn_lib.errors import InputError
-from cstn_lib.experiments import make_experiment
-from cstn_lib.metrics import hits
-from cstn_lib.reproduce import NOTEBOOKS, RESULTS, needed_experiments, run_notebooks
-from cstn_lib.runs import RunStore
+from cstn_lib.evaluation.boxes import box_area
+from cstn_lib.evaluation.metrics import hits
+from cstn_lib.reproduction.batch import NOTEBOOKS, RESULTS, needed_experiments, run_notebooks
+from cstn_lib.reproduction.experiments import make_experiment
+from cstn_lib.reproduction.runs import RunStore
+from cstn_lib.support.errors import InputError
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 FOUND = sorted(path.stem for path in FOLDER.glob("*.ipynb"))

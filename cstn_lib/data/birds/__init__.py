@@ -1,0 +1,1 @@
+"""The embedded data sets: birds that are drawn, with boxes known exactly."""

@@ -1,0 +1,519 @@
+"""The embedded data sets ``birds-cub`` and ``birds-ilsvrc``: drawn birds with exact boxes.
+
+They stand in for CUB-200-2011 and ILSVRC (Section IV-A of the paper) where neither is at hand: the
+boxes follow the statistics of the real annotations, the images are drawn. A class is told by the
+combination of three parts at different places of the bird (4 heads x 3 wings x 2 tails = 24); body
+colour, pose, direction, size and place are random. No single part tells the class, so that whoever
+wants to know it has to look at the whole bird.
+
+An image depends on (seed, split, index) and the options alone: not on the number of images, the
+number of processes, or the images drawn before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from itertools import cycle, product
+from math import erf
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from cstn_lib.data.birds.drawing import (
+    MARKS,
+    Background,
+    Parts,
+    Shape,
+    bird_shapes,
+    paint,
+    plain_ground,
+    random_background,
+)
+from cstn_lib.data.images import ImageSet, open_image_set, write_image_set
+from cstn_lib.support.errors import InputError, unknown_name
+
+__all__ = [
+    "DRAWING_VERSION",
+    "SPLITS",
+    "BirdsConfig",
+    "class_names",
+    "class_parts",
+    "draw_bird_image",
+    "draw_specimen",
+    "open_birds",
+    "sample_boxes",
+]
+
+DRAWING_VERSION = 2
+"""To be raised whenever a pixel or a box changes; splits drawn before are then not used."""
+SPLITS = ("train", "val", "test", "pretext")
+
+_CLASSES = tuple(
+    Parts(*values)
+    for values in product(
+        ("hooded", "crested", "striped", "golden"),
+        ("barred", "patched", "azure"),
+        ("forked", "fan"),
+    )
+)
+_PRETEXT_CLASSES = tuple(
+    Parts(*values)
+    for values in product(
+        ("collared", "browed", "bibbed", "plumed", "rosy"),
+        ("spotted", "streaked", "tipped"),
+        ("wedge", "banded"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class BirdsConfig:
+    """Everything that determines the drawn images.
+
+    Attributes:
+        boxes: ``"cub"`` or ``"ilsvrc"``, whose box statistics to follow.
+        train, val, test, pretext: images a split.
+        image_size: side of the square images in pixels.
+        head_tell: probability in [0, 1] that a bird wears on its head a mark of its class, so that
+            the head alone tells it; not used by the pretext split.
+        seed: another seed draws other images.
+    """
+
+    boxes: str = "cub"
+    train: int = 6000
+    val: int = 600
+    test: int = 1200
+    pretext: int = 6000
+    image_size: int = 80
+    head_tell: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.boxes not in _STATISTICS:
+            raise unknown_name("box statistics", self.boxes, _STATISTICS)
+        for name in (*SPLITS, "image_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}: expected a positive number")
+        if not 0 <= self.head_tell <= 1:
+            raise InputError(f"head_tell = {self.head_tell}: expected a probability in [0, 1]")
+        if self.seed < 0:
+            raise InputError(f"seed = {self.seed}: expected 0 or more")
+
+
+def class_names(split: str = "test") -> tuple[str, ...]:
+    """Names of the classes of a split, by label: ``"hooded-barred-forked"`` and so on."""
+    return tuple("-".join(parts) for parts in _classes(split))
+
+
+def class_parts(label: int, split: str = "test") -> Parts:
+    """Head, wing and tail of a class.
+
+    Raises:
+        InputError: the split has no such label.
+    """
+    classes = _classes(split)
+    if not 0 <= label < len(classes):
+        raise InputError(f"label {label}: expected 0 to {len(classes) - 1}")
+    return classes[label]
+
+
+def _classes(split: str) -> tuple[Parts, ...]:
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    return _PRETEXT_CLASSES if split == "pretext" else _CLASSES
+
+
+# ---------------------------------------------------------------------------------------------
+# The data set
+# ---------------------------------------------------------------------------------------------
+
+
+def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
+    """Open a split, drawing it first where it is not there yet.
+
+    It lies in ``data_dir/birds-<boxes>/<split>-<hash>``; the hash covers what the split depends on
+    and the version of the drawing. Drawing shows its progress; a large split takes several
+    processors, and an interrupted one leaves nothing behind.
+
+    Returns:
+        Images (N, image_size, image_size, 3) uint8 with labels and boxes; image i is
+        ``draw_bird_image(config, split, i)``.
+
+    Raises:
+        InputError: unknown split, or a damaged folder.
+    """
+    names = class_names(split)
+    folder = birds_folder(config, split, data_dir)
+    if folder.is_dir():
+        return open_image_set(folder)
+    count = getattr(config, split)
+    with closing(_draw_batches(config, split)) as batches:
+        return write_image_set(
+            folder,
+            name=folder.parent.name,
+            split=split,
+            image_size=(config.image_size, config.image_size),
+            labels=np.arange(count) % len(names),
+            boxes=[_boxes_of(config, split, index) for index in range(count)],
+            class_names=names,
+            fingerprint=birds_fingerprint(config, split),
+            image_batches=batches,
+        )
+
+
+def birds_folder(config: BirdsConfig, split: str, data_dir: Path) -> Path:
+    """Where `open_birds` keeps a split."""
+    return Path(data_dir) / f"birds-{config.boxes}" / f"{split}-{birds_fingerprint(config, split)}"
+
+
+def birds_fingerprint(config: BirdsConfig, split: str) -> str:
+    """Identifies the content of a split, drawn or not."""
+    content = {
+        "boxes": config.boxes,
+        "split": split,
+        "count": getattr(config, split),
+        "image_size": config.image_size,
+        "head_tell": 0.0 if split == "pretext" else float(config.head_tell),
+        "seed": config.seed,
+        "drawing": DRAWING_VERSION,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_BATCH = 100
+_WORTH_A_WORKER = 1000  # images; starting one takes as long as drawing several hundred
+_MOST_WORKERS = 8
+_WORKER = "import sys; from cstn_lib.data.birds.dataset import _work; _work(*sys.argv[1:])"
+
+
+def _draw_batches(config: BirdsConfig, split: str) -> Iterator[np.ndarray]:
+    """The images of a split in order, (b, H, W, 3) uint8 at a time.
+
+    The workers are plain child processes that write pixels to their standard output, each drawing
+    every n-th batch. Those of `multiprocessing` would import the caller's main module again, and
+    break in a script without ``if __name__ == "__main__"``.
+    """
+    count = getattr(config, split)
+    size = config.image_size
+    workers = min(os.cpu_count() or 1, count // _WORTH_A_WORKER, _MOST_WORKERS)
+    bar = tqdm(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image", leave=False)
+    with ExitStack() as stack:
+        stack.enter_context(bar)
+        processes = []
+        for first in range(workers if workers > 1 else 0):
+            process = _start_worker(config, split, first, workers)
+            stack.enter_context(process)
+            stack.callback(process.kill)  # before the wait that leaving the process's context is
+            processes.append(process)
+        for span, process in zip(_spans(count), cycle(processes or [None]), strict=False):
+            wanted = len(span) * size * size * 3
+            pixels = process.stdout.read(wanted) if process else b""
+            if len(pixels) == wanted:
+                yield np.frombuffer(pixels, np.uint8).reshape(len(span), size, size, 3)
+            else:  # no worker, or one that died: whatever it died of shows here
+                yield _draw_span(config, split, span)
+            bar.update(len(span))
+
+
+def _spans(count: int) -> list[range]:
+    return [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
+
+
+def _draw_span(config: BirdsConfig, split: str, span: range) -> np.ndarray:
+    return np.stack([draw_bird_image(config, split, index)[0] for index in span])
+
+
+def _start_worker(config: BirdsConfig, split: str, first: int, step: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", _WORKER, json.dumps(asdict(config)), split, str(first), str(step)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        # it finds the modules that this process finds
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Ctrl-C reaches this process alone, which then ends its workers
+        start_new_session=True,
+    )
+
+
+def _work(config: str, split: str, first: str, step: str) -> None:
+    """What a worker does: the batches first, first + step, ..., as bytes to standard output."""
+    birds = BirdsConfig(**json.loads(config))
+    for span in _spans(getattr(birds, split))[int(first) :: int(step)]:
+        sys.stdout.buffer.write(_draw_span(birds, split, span))
+        sys.stdout.buffer.flush()
+
+
+# ---------------------------------------------------------------------------------------------
+# One image
+# ---------------------------------------------------------------------------------------------
+
+
+def draw_bird_image(
+    config: BirdsConfig, split: str, index: int, size: int | None = None
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """One image at any resolution: the same scene, whatever `size`.
+
+    Args:
+        index: 0 or more; it need not be below the number of images of the split.
+        size: side in pixels; `config.image_size` where not given.
+
+    Returns:
+        The image (size, size, 3) uint8, its label, and its (n, 4) float32 boxes, ``xyxy`` in
+        [0, 1].
+
+    Raises:
+        InputError: unknown split, or a negative index.
+    """
+    background, birds, label, boxes = _scene(config, split, index)
+    shapes = [shape for bird in birds for shape in bird]
+    return paint(background, shapes, size or config.image_size), label, boxes
+
+
+def draw_specimen(
+    label: int, size: int, *, split: str = "test", head_tell: bool = False, seed: int = 0
+) -> np.ndarray:
+    """One bird of a class on paper, as on the plate of a field guide.
+
+    Args:
+        label: the class, by its label in `split`.
+        size: side of the image in pixels.
+        head_tell: whether it wears the mark of its class (see `BirdsConfig`).
+        seed: another seed gives another pose and body.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        InputError: unknown split or label.
+    """
+    rng = np.random.default_rng([seed, label])
+    parts = class_parts(label, split)
+    mark = MARKS[label] if head_tell and split != "pretext" else None
+    shapes = bird_shapes(parts, rng, aspect=1.45, mark=mark, flip=False)
+    box = np.array([0.06, 0.2, 0.94, 0.8])
+    return paint(plain_ground(), _put(shapes, box), size)
+
+
+def _generator(config: BirdsConfig, split: str, index: int, stream: int) -> np.random.Generator:
+    """Every image has its own random numbers, and its boxes have their own beside the rest."""
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    if index < 0:
+        raise InputError(f"image {index}: expected 0 or more")
+    return np.random.default_rng([config.seed, SPLITS.index(split), index, stream])
+
+
+def _boxes_of(config: BirdsConfig, split: str, index: int) -> np.ndarray:
+    rng = _generator(config, split, index, 0)
+    return sample_boxes(config.boxes, rng).astype(np.float32)
+
+
+def _scene(
+    config: BirdsConfig, split: str, index: int
+) -> tuple[Background, list[list[Shape]], int, np.ndarray]:
+    boxes = _boxes_of(config, split, index)
+    rng = _generator(config, split, index, 1)
+    classes = _classes(split)
+    label = index % len(classes)
+    tells = rng.random() < config.head_tell and split != "pretext"
+    background = random_background(rng)
+    birds = []
+    for box in boxes.astype(np.float64):
+        width, height = box[2:] - box[:2]
+        shapes = bird_shapes(
+            classes[label], rng, aspect=width / height, mark=MARKS[label] if tells else None
+        )
+        birds.append(_put(shapes, box))
+    return background, birds, label, boxes
+
+
+def _put(shapes: list[Shape], box: np.ndarray) -> list[Shape]:
+    corner, extent = box[:2], box[2:] - box[:2]
+    return [Shape(shape.points * extent + corner, shape.colour) for shape in shapes]
+
+
+# ---------------------------------------------------------------------------------------------
+# Box statistics
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Measured on the public annotations (CUB-200-2011 test, ILSVRC validation), unit square.
+
+    Attributes:
+        counts: images with 1, 2, ... boxes, as fractions; the last stands for all larger numbers.
+        areas: for each number of boxes the area fractions at `_LEVELS`.
+        aspect: rows (area, mean, sd) of the log aspect before it is cut so that the box fits; for
+            ILSVRC chosen so that after the cut the boxes have the measured mean and sd.
+        place: for one box and for several, rows (area, sd of x, mean of y, sd of y) of where the
+            box lies in the room it has: 0 at the left or top edge, 1 at the right or bottom edge.
+        kinship: correlation of the sizes of the boxes of an image.
+    """
+
+    counts: tuple[float, ...]
+    areas: tuple[tuple[float, ...], ...]
+    aspect: tuple[tuple[float, float, float], ...]
+    place: tuple[tuple[tuple[float, float, float, float], ...], ...]
+    kinship: float = 0.0
+
+
+_LEVELS = (0, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+
+_ILSVRC_ONE = (
+    0.003, 0.009, 0.048, 0.100, 0.151, 0.199, 0.247, 0.294, 0.386, 0.476, 0.567, 0.663, 0.771,
+    0.902, 0.979, 0.993, 0.996,
+)  # fmt: skip
+_ILSVRC_TWO = (
+    0.001, 0.003, 0.013, 0.028, 0.043, 0.060, 0.080, 0.102, 0.149, 0.199, 0.259, 0.326, 0.415,
+    0.557, 0.694, 0.934, 0.995,
+)  # fmt: skip
+_ILSVRC_THREE = (
+    0.001, 0.002, 0.0065, 0.013, 0.022, 0.030, 0.042, 0.053, 0.079, 0.116, 0.154, 0.205, 0.283,
+    0.431, 0.579, 0.857, 0.995,
+)  # fmt: skip
+_ILSVRC_FOUR = (
+    0.001, 0.0013, 0.0047, 0.0086, 0.0126, 0.017, 0.0226, 0.029, 0.044, 0.065, 0.093, 0.129, 0.181,
+    0.279, 0.403, 0.764, 0.995,
+)  # fmt: skip
+_ILSVRC_MANY = (
+    0.0005, 0.0008, 0.0022, 0.004, 0.0059, 0.0083, 0.0109, 0.0139, 0.0215, 0.0307, 0.0434, 0.0611,
+    0.088, 0.143, 0.212, 0.513, 0.995,
+)  # fmt: skip
+
+_STATISTICS = {
+    "cub": _Statistics(
+        counts=(1.0,),
+        areas=(
+            (
+                0.060, 0.080, 0.111, 0.138, 0.161, 0.182, 0.204, 0.227, 0.271, 0.313, 0.361, 0.417,
+                0.486, 0.588, 0.681, 0.812, 0.987,
+            ),
+        ),
+        aspect=(
+            (0.1, -0.17, 0.40), (0.18, -0.20, 0.45), (0.29, -0.11, 0.43), (0.41, -0.06, 0.34),
+            (0.65, -0.02, 0.2),
+        ),
+        place=(
+            (
+                (0.11, 0.16, 0.52, 0.14), (0.29, 0.22, 0.56, 0.17), (0.5, 0.25, 0.59, 0.2),
+                (0.65, 0.29, 0.63, 0.23),
+            ),
+        ),
+    ),
+    "ilsvrc": _Statistics(
+        counts=(0.760, 0.1226, 0.0421, 0.0221, 0.0134, 0.0, 0.0, 0.0398),
+        areas=(_ILSVRC_ONE, _ILSVRC_TWO, _ILSVRC_THREE, _ILSVRC_FOUR, _ILSVRC_FOUR, _ILSVRC_MANY),
+        aspect=(
+            (0.01, -0.36, 1.15), (0.1, -0.33, 1.0), (0.27, -0.20, 0.70), (0.42, -0.10, 0.55),
+            (0.62, -0.04, 0.36), (0.8, 0.0, 0.2),
+        ),
+        place=(
+            (
+                (0.06, 0.21, 0.53, 0.24), (0.3, 0.25, 0.57, 0.27), (0.6, 0.3, 0.57, 0.31),
+                (0.85, 0.33, 0.5, 0.33),
+            ),
+            (
+                (0.02, 0.29, 0.5, 0.25), (0.1, 0.31, 0.52, 0.28), (0.3, 0.34, 0.55, 0.31),
+                (0.6, 0.36, 0.55, 0.34),
+            ),
+        ),
+        kinship=0.5,
+    ),
+}  # fmt: skip
+
+_LEAST_SIDE = 4 / 80  # fraction of the image: a bird on fewer than 4 of 80 pixels shows no parts
+_ASPECT_LIMIT = 1.6  # of |log aspect|: a bird squeezed further is none any more
+_LAYOUT_TRIES = 8
+
+
+def sample_boxes(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """The boxes of one image; no side is shorter than a twentieth of the image.
+
+    Args:
+        kind: ``"cub"`` or ``"ilsvrc"``.
+
+    Returns:
+        (n, 4) float64 ``xyxy`` in [0, 1], far ones (small) first.
+
+    Raises:
+        InputError: unknown kind.
+    """
+    if kind not in _STATISTICS:
+        raise unknown_name("box statistics", kind, _STATISTICS)
+    statistics = _STATISTICS[kind]
+    count = 1 + int(rng.choice(len(statistics.counts), p=statistics.counts))
+    table = statistics.areas[min(count, len(statistics.areas)) - 1]
+    common = rng.normal()
+    sizes = []
+    for _ in range(count):
+        k = statistics.kinship
+        rank = _normal_cdf(common * k**0.5 + rng.normal() * (1 - k) ** 0.5)
+        sizes.append(_sample_size(statistics, table, rank, rng))
+    sizes.sort(key=lambda size: size[0] * size[1])
+    if count == 1:
+        return _place(statistics.place[0], sizes, rng)
+    # of several arrangements, the one in which the birds hide each other least
+    layouts = [_place(statistics.place[1], sizes, rng) for _ in range(_LAYOUT_TRIES)]
+    return min(layouts, key=_overlap)
+
+
+def _sample_size(
+    statistics: _Statistics,
+    table: tuple[float, ...],
+    rank: float,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Width and height of a box; `rank` in [0, 1] is its place in the distribution of areas."""
+    area = max(float(np.interp(rank, _LEVELS, table)), _LEAST_SIDE**2)
+    at, mean, spread = zip(*statistics.aspect, strict=True)
+    mean, spread = np.interp(area, at, mean), np.interp(area, at, spread)
+    # width and height are at most 1 just when |log aspect| <= -log area
+    limit = min(-np.log(area), np.log(area / _LEAST_SIDE**2), _ASPECT_LIMIT)
+    aspect = rng.normal(mean, spread)
+    while abs(aspect) > limit:
+        aspect = rng.uniform(-limit, limit) if limit < 0.5 * spread else rng.normal(mean, spread)
+    ratio = np.exp(aspect / 2)
+    return area**0.5 * ratio, area**0.5 / ratio
+
+
+def _place(
+    rows: tuple[tuple[float, float, float, float], ...],
+    sizes: list[tuple[float, float]],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    at, spread_x, mean_y, spread_y = zip(*rows, strict=True)
+    boxes = []
+    for width, height in sizes:
+        area = width * height
+        x = _beta(0.5, np.interp(area, at, spread_x), rng) * (1 - width)
+        y = _beta(np.interp(area, at, mean_y), np.interp(area, at, spread_y), rng) * (1 - height)
+        boxes.append((x, y, x + width, y + height))
+    return np.clip(boxes, 0, 1)
+
+
+def _beta(mean: float, sd: float, rng: np.random.Generator) -> float:
+    total = mean * (1 - mean) / sd**2 - 1
+    return float(rng.beta(mean * total, (1 - mean) * total))
+
+
+def _overlap(boxes: np.ndarray) -> float:
+    """Sum over pairs of the intersection over the smaller area."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    common = np.prod(np.clip(high - low, 0, None), axis=2)
+    area = np.diagonal(common)
+    shares = common / np.minimum(area[:, None], area[None, :])
+    return float(np.triu(shares, 1).sum())
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * (1 + erf(z / 2**0.5))

@@ -1,0 +1,1 @@
+"""The data sets that are read: photographs, their classes and boxes."""

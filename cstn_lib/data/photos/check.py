@@ -1,0 +1,156 @@
+"""Looking through a data set before anything is trained on it: ``cstn data check``.
+
+Opening a split stops at its first fault. A check goes on and counts: what is missing or unreadable,
+boxes outside their images, unknown labels, photos that two splits share. With `deep`, every photo
+is decoded, which also finds truncated ones, and compared with those of the other splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from cstn_lib.data.photos.decoding import decode_photo, in_parallel
+from cstn_lib.data.photos.faults import Findings
+from cstn_lib.data.photos.reading import SPLITS, PhotoList, Reader
+from cstn_lib.support.errors import InputError
+
+__all__ = ["Report", "check"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        splits: one row a split: name, images, classes with images, boxes.
+        findings: faults and oddities by kind.
+    """
+
+    splits: Sequence[tuple[str, int, int, int]]
+    findings: Findings
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything can be used; oddities do not count."""
+        return self.findings.clean
+
+    def __str__(self) -> str:
+        lines = [f"{'split':<8}{'images':>10}{'classes':>10}{'boxes':>10}"]
+        lines += [f"{name:<8}{n:>10,}{k:>10,}{m:>10,}" for name, n, k, m in self.splits]
+        found = self.findings
+        if found.counts:
+            width = max(map(len, found.counts)) + 2
+            lines += ["", f"{'found':<{width}}{'count':>8}  the first"]
+            lines += [
+                f"{kind:<{width}}{count:>8,}  {found.first[kind]}"
+                for kind, count in sorted(
+                    found.counts.items(), key=lambda item: item[0] in found.odd
+                )
+            ]
+        odd = sum(found.counts[kind] for kind in found.odd)
+        faults = found.counts.total() - odd
+        lines += ["", f"{faults:,} faults, {odd:,} oddities that do no harm"]
+        return "\n".join(lines)
+
+
+def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
+    """Look through all splits of a data set; nothing is written.
+
+    Args:
+        root: folder or archive of the data set.
+        deep: decode every photo, with a progress bar.
+
+    Raises:
+        InputError: there is no such data set under `root`.
+    """
+    findings = Findings()
+    rows: list[tuple[str, int, int, int]] = []
+    lists: dict[str, PhotoList] = {}
+    with reader.open(root) as opened:
+        if deep and not opened.has_photos:
+            raise InputError(f"{root}: annotations alone, expected photos for a deep check")
+        for split in SPLITS:
+            if split not in opened.splits:
+                findings.oddity("split not there", f"{root}: no annotations of {split}")
+                continue
+            try:
+                photos = opened.listed(split, findings)
+            except InputError as error:
+                findings.fault("split not readable", str(error))
+                continue
+            lists[split] = photos
+            classes = len(np.unique(photos.labels))
+            rows.append((split, len(photos), classes, len(photos.boxes)))
+        _compare_with_published(opened, lists, findings)
+        _find_shared(
+            lists, {split: photos.files for split, photos in lists.items()}, findings.fault
+        )
+        if deep:
+            contents = {split: _decode(split, lists[split], findings) for split in lists}
+            # those of a published data set are nobody's mistake here
+            published = opened.published is not None
+            _find_shared(lists, contents, findings.oddity if published else findings.fault)
+    return Report(rows, findings)
+
+
+def _compare_with_published(
+    reader: Reader, lists: dict[str, PhotoList], findings: Findings
+) -> None:
+    """Too few images, or too many, unless it is a data set of fewer classes."""
+    published = reader.published
+    if published is None or not lists:
+        return
+    classes = max(len(np.unique(photos.labels)) for photos in lists.values())
+    for splits, expected in published.images.items():
+        parts = splits.split("+")
+        found = sum(len(lists[split]) for split in parts if split in lists)
+        if found == expected or not set(parts) <= lists.keys():
+            continue
+        message = f"{reader.source.top}: {found:,} images of {splits}, expected {expected:,}"
+        if classes < published.classes:
+            some = f"{classes} classes of {published.classes} are here"
+            findings.oddity("part of the data set", f"{message}; {some}")
+        else:
+            findings.fault("another number of images", message)
+
+
+def _find_shared(
+    lists: dict[str, PhotoList],
+    contents: Mapping[str, Sequence[object]],
+    report: Callable[[str, str], None],
+) -> None:
+    """Photos that two splits share, by what tells their content."""
+    first: dict[object, tuple[str, str]] = {}
+    for split, found in contents.items():
+        for file, content in zip(lists[split].files, found, strict=True):
+            other, twin = first.setdefault(content, (split, file))
+            if other != split:
+                where = lists[split].source.where
+                report(
+                    "photo in two splits",
+                    f"{where(file)}: in {split}, and as {where(twin)} in {other}",
+                )
+
+
+def _decode(split: str, photos: PhotoList, findings: Findings) -> list[object]:
+    """What tells the content of each photo; its name where the photo is damaged."""
+
+    def one(file: str) -> tuple[object, str]:
+        try:
+            decode_photo(photos.source, file, 1, photos.only_size)
+            return blake2b(photos.source.read(file), digest_size=16).digest(), ""
+        except InputError as error:
+            return file, str(error)
+
+    contents = []
+    for content, error in in_parallel(one, photos.files, f"decoding {split}"):
+        if error:
+            truncated = "truncated" in error
+            findings.fault("truncated image" if truncated else "unreadable image", error)
+        contents.append(content)
+    return contents

@@ -1,0 +1,254 @@
+"""Photographs as the network sees them: upright, RGB, squashed to a square.
+
+Every file that Pillow reads as a still image will do: grey, palette, CMYK and 16-bit ones become
+8-bit RGB, transparent pixels show white, and the EXIF orientation is applied (to the boxes too, in
+`cstn_lib.data.photos.boxes`). Resizing is `torchvision.transforms.v2`'s, bilinear with
+antialiasing, to the square of section IV-A of the paper; boxes in [0, 1] do not notice.
+
+Photos are decoded by threads: Pillow releases the interpreter while it decodes and resizes, and
+threads work in notebooks, scripts and loader processes alike.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import get_worker_info
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+from tqdm.auto import tqdm
+
+from cstn_lib.data.photos.faults import Faults
+from cstn_lib.data.photos.sources import FolderSource, Source
+from cstn_lib.support.errors import InputError, first_line
+
+__all__ = [
+    "PHOTO_SUFFIXES",
+    "PhotoArray",
+    "decode_photo",
+    "in_parallel",
+    "is_photo",
+    "read_headers",
+]
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+"""Of the files that are photos; small or capital letters."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+_EXPECTED = "expected a whole JPEG, PNG, BMP, GIF, TIFF or WebP image"
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def is_photo(name: str) -> bool:
+    """Whether a file is one of the photos, by its name; hidden files are not."""
+    return name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith(".")
+
+
+# ---------------------------------------------------------------------------------------------
+# One photo
+# ---------------------------------------------------------------------------------------------
+
+
+def decode_photo(
+    source: Source, file: str, side: int, only_size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """One photo as (side, side, 3) uint8 RGB.
+
+    Args:
+        only_size: width and height in pixels that the file must have.
+
+    Raises:
+        InputError: the file is missing, damaged, of another kind or of another size.
+    """
+    data = io.BytesIO(source.read(file))
+    with _decoding(source, file), Image.open(data, formats=_FORMATS) as image:
+        size = image.size
+        if only_size in (None, size):
+            turn = _TURNS.get(_orientation(image))
+            photo = _as_rgb(image)
+            photo = photo.transpose(turn) if turn is not None else photo
+            return np.asarray(F.resize(photo, [side, side], InterpolationMode.BILINEAR))
+    raise InputError(
+        f"{source.where(file)}: {size[0]} x {size[1]} pixels, "
+        f"expected {only_size[0]} x {only_size[1]}"
+    )
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        # Pillow's own conversion cuts off at 255
+        values = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """From 1 to 8; 1, upright, where the file does not say or its EXIF part is damaged."""
+    try:
+        found = image.getexif().get(_ORIENTATION)
+    except Exception:  # the pixels may be whole all the same
+        found = None
+    return found if found in range(1, 9) else 1
+
+
+def read_headers(
+    source: Source, files: Sequence[str], faults: Faults, title: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and orientations of photos, without decoding them.
+
+    Args:
+        title: of the progress bar.
+
+    Returns:
+        (N, 2) width and height in pixels of the stored raster; 0 where the photo is not readable,
+        which is reported as a fault. (N,) EXIF orientations, 1 to 8.
+    """
+
+    def header(file: str) -> tuple[int, int, int] | InputError:
+        try:
+            with (
+                source.open(file) as data,
+                _decoding(source, file),
+                Image.open(data, formats=_FORMATS) as image,
+            ):
+                return *image.size, _orientation(image)
+        except InputError as error:
+            return error
+
+    headers = np.zeros((len(files), 3), dtype=np.int64)
+    for row, found in enumerate(in_parallel(header, files, title)):
+        if isinstance(found, InputError):
+            missing = not source.has(files[row])
+            faults.fault("missing image" if missing else "unreadable image", str(found))
+            headers[row] = 0, 0, 1
+        else:
+            headers[row] = found
+    return headers[:, :2], headers[:, 2]
+
+
+@contextmanager
+def _decoding(source: Source, file: str) -> Iterator[None]:
+    """Whatever the decoder raises on damaged bytes becomes one line that names the file."""
+    try:
+        yield
+    except Exception as error:  # Pillow's plugins raise almost anything
+        raise InputError(
+            f"{source.where(file)}: damaged, {_EXPECTED} ({first_line(error)})"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------
+# Many photos
+# ---------------------------------------------------------------------------------------------
+
+
+class PhotoArray:
+    """Photos on disk as the array (N, side, side, 3) uint8 that they are when decoded.
+
+    It stands in for an array too large to keep: indexing decodes. Enough of NumPy is here for
+    `cstn_lib.data.images.ImageSet` and for plots: shape, dtype, length, integers, slices and lists.
+
+    Args:
+        top: the folder that the names are relative to.
+        files: (N,) bytes, the names in UTF-8; may be a memory map.
+        side: of the square that the photos are resized to, in pixels.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, top: Path, files: np.ndarray, side: int) -> None:
+        self.top = top
+        self.files = files
+        self.side = side
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.files), self.side, self.side, 3
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Decoded photos: (side, side, 3) for an integer, (n, side, side, 3) for several.
+
+        Raises:
+            InputError: a photo is missing or damaged.
+        """
+        chosen = self.files[rows]
+        if isinstance(chosen, bytes):
+            return self._decode(chosen).copy()
+        photos = np.empty((len(chosen), *self.shape[1:]), dtype=np.uint8)
+        for row, photo in enumerate(in_parallel(self._decode, chosen)):
+            photos[row] = photo
+        return photos
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _decode(self, file: bytes) -> np.ndarray:
+        return decode_photo(FolderSource(self.top), file.decode(), self.side)
+
+
+def in_parallel(
+    work: Callable[[Item], Result], items: Sequence[Item], title: str = ""
+) -> Iterator[Result]:
+    """Results in the order of `items`, by one thread a processor.
+
+    The loader processes of a `torch.utils.data.DataLoader` share the processors between them.
+
+    Args:
+        title: of a progress bar; none where it is empty.
+    """
+    loader = get_worker_info()
+    pool = _pool(os.getpid(), max(1, processors() // (loader.num_workers if loader else 1)))
+    with tqdm(total=len(items), desc=title, unit="image", leave=False, disable=not title) as bar:
+        for start in range(0, len(items), _AHEAD):
+            # no further ahead, or a million photos would wait in memory for their turn
+            for result in pool.map(work, items[start : start + _AHEAD]):
+                yield result
+                bar.update()
+
+
+_AHEAD = 128
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """One pool a process: threads do not survive a fork."""
+    return ThreadPoolExecutor(threads)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1

@@ -1,0 +1,82 @@
+"""What a reader does with a fault in the data: stop at the first, or list them all.
+
+A reader reports every fault and every oddity to a `Faults`. Opening a split stops at the first
+fault, in one line; ``cstn data check`` goes on with the next row and counts (`Findings`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+
+from cstn_lib.support.errors import InputError
+
+__all__ = ["Faults", "Findings", "quoted"]
+
+
+class Faults:
+    """Stops at the first fault; remembers the oddities.
+
+    Attributes:
+        counts: how many faults and oddities of each kind.
+        first: the message of the first of each kind.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        self.odd: set[str] = set()
+
+    def fault(self, kind: str, message: str) -> None:
+        """Something that makes a photo unusable.
+
+        Args:
+            kind: e.g. ``"missing image"``; counted by `Findings`.
+            message: one line: file (and line), what is wrong, what was expected.
+
+        Raises:
+            InputError: always here; `Findings` counts instead.
+        """
+        raise InputError(message)
+
+    def oddity(self, kind: str, message: str, count: int = 1) -> None:
+        """Something that was put right, such as a box that was clipped."""
+        self.odd.add(kind)
+        self._count(kind, message, count)
+
+    def warn(self) -> None:
+        """Say once, as a Python warning, what was put right."""
+        for kind in sorted(self.odd):
+            warnings.warn(
+                f"{kind}: {self.counts[kind]}, the first is {self.first[kind]}", stacklevel=3
+            )
+
+    def _count(self, kind: str, message: str, count: int) -> None:
+        self.counts[kind] += count
+        self.first.setdefault(kind, message)
+
+
+class Findings(Faults):
+    """Counts faults and keeps the first message of each kind.
+
+    Splits share annotation files: what two of them report with the same words counts once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: set[str] = set()
+
+    def fault(self, kind: str, message: str) -> None:
+        if message not in self._known:
+            self._known.add(message)
+            self._count(kind, message, 1)
+
+    @property
+    def clean(self) -> bool:
+        """No fault, whatever the oddities."""
+        return set(self.counts) <= self.odd
+
+
+def quoted(text: str) -> str:
+    """A piece of a file as messages show it, cut to 40 characters."""
+    return repr(text if len(text) <= 40 else text[:39] + "…")

@@ -1,0 +1,88 @@
+"""The order of a split's photos, and which of them are held back for val.
+
+Both follow from the photos' names alone: not from the order of a list or a folder, nor from the
+presence of other classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+import numpy as np
+
+from cstn_lib.support.errors import InputError
+
+__all__ = ["hold_back", "in_turns", "train_or_val"]
+
+_HELD_BACK = 0.1  # of each class of a training folder: the val split
+
+
+def in_turns(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """The rows in the order of a split: the first of each class, the second of each, and so on.
+
+    Any first part of a split is so spread evenly over its classes. Within a class the order is a
+    shuffle fixed by the hashes of the names.
+
+    Args:
+        files: N names.
+        labels: (N,) class of each.
+
+    Returns:
+        (N,) a permutation.
+    """
+    turns = _turns(files, labels)
+    return np.lexsort((labels, turns))
+
+
+def hold_back(files: Sequence[str], labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Which photos are kept from training.
+
+    Args:
+        counts: (classes,) how many of each class.
+
+    Returns:
+        (N,) booleans: the first photos of each class in the order of `in_turns`.
+    """
+    return _turns(files, labels) < counts[labels]
+
+
+def train_or_val(
+    split: str,
+    files: Sequence[str],
+    labels: np.ndarray,
+    where: Callable[[int], str],
+    most: int | None = None,
+) -> np.ndarray:
+    """The rows of a training folder that belong to ``"train"`` or to ``"val"``.
+
+    A tenth of each class is val, rounded, at least one photo and at most `most`.
+
+    Args:
+        where: names the photo of a row, for the message.
+
+    Raises:
+        InputError: a class has one photo alone.
+    """
+    sizes = np.bincount(labels)
+    alone = np.flatnonzero(sizes[labels] == 1)
+    if len(alone):
+        raise InputError(
+            f"{where(alone[0])}: the only image of its class, expected at least 2: "
+            "one is held back as val"
+        )
+    counts = np.maximum(1, np.round(_HELD_BACK * sizes))
+    held = hold_back(files, labels, np.minimum(counts, most or np.inf))
+    return np.flatnonzero(held == (split == "val"))
+
+
+def _turns(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """(N,) the place of each photo in the fixed shuffle of its class."""
+    digests = b"".join(sha256(file.encode()).digest()[:8] for file in files)
+    order = np.lexsort((np.frombuffer(digests, ">u8"), labels))
+    grouped = labels[order]
+    starts = np.flatnonzero(np.diff(grouped, prepend=-1))
+    lengths = np.diff(np.append(starts, len(grouped)))
+    turns = np.empty(len(order), dtype=np.int64)
+    turns[order] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return turns

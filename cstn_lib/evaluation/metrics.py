@@ -1,0 +1,268 @@
+"""What the paper measures (section IV-A), from the predictions table alone.
+
+* **Top-1 Class**: the predicted class is the true one.
+* **Top-1 Loc**: it is, and its best box overlaps a ground-truth box with IoU >= 0.5.
+* **GT-Known Loc**: the best box under the true class does.
+* **Top-5 box Loc**: one of the five best boxes under the true class does.
+* **Any box**: some box of the image does, whatever its score; the paper calls it recall.
+* **MaxBoxAcc**, **MaxBoxAccV2**: see `max_box_acc` and `max_box_acc_v2`.
+
+An image with several ground-truth boxes counts as localized when any of them is hit. All values are
+fractions in [0, 1].
+
+A score map (`cstn_lib.evaluation.score_maps`) needs a threshold to give a box. It is a
+hyper-parameter: `choose_threshold` finds it on val, `hits` and `evaluate` take it on test. Without
+one, tables of score maps are judged at the fixed 20 % of the original CAM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.evaluation.predictions import array
+from cstn_lib.evaluation.score_maps import THRESHOLDS
+from cstn_lib.support.errors import InputError
+
+__all__ = [
+    "IOU_THRESHOLD",
+    "MAX_BOX_ACC_IOUS",
+    "AreaHistogram",
+    "BoxList",
+    "Interval",
+    "area_histogram",
+    "best_centred_square",
+    "best_iou",
+    "box_area",
+    "centred_square",
+    "choose_threshold",
+    "evaluate",
+    "ground_truth",
+    "hits",
+    "image_interval",
+    "max_box_acc",
+    "max_box_acc_v2",
+    "mean_interval",
+    "paired_iou",
+    "seed_interval",
+    "threshold_curve",
+]
+
+IOU_THRESHOLD = 0.5
+MAX_BOX_ACC_IOUS = (0.3, 0.5, 0.7)
+
+
+def ground_truth(table: pd.DataFrame) -> BoxList:
+    """The ground-truth boxes of a predictions table."""
+    return BoxList.of(table["gt_boxes"].to_numpy())
+
+
+def hits(
+    table: pd.DataFrame, *, transform: bool = True, threshold: float | None = None
+) -> pd.DataFrame:
+    """Image by image, what is right: one boolean column a metric.
+
+    Args:
+        transform: False judges the default boxes of the same locations (Table I, left column).
+        threshold: for a table of score maps, one of `cstn_lib.evaluation.score_maps.THRESHOLDS`
+            instead of 20 %. Such an image has one box, so Top-5 box Loc is its GT-Known Loc; and
+            any box means any component.
+
+    Raises:
+        InputError: the table has no boxes of that kind.
+    """
+    kind = "box" if transform else "default_box"
+    if threshold is not None:
+        at = _threshold_index(table, threshold)
+        boxes = array(table, "threshold_boxes")[:, at : at + 1]
+        anywhere = array(table, "threshold_any_iou")[:, at]
+    elif f"true_{kind}" in table:
+        boxes = array(table, f"true_{kind}")
+        anywhere = table["any_iou" if transform else "any_default_iou"].to_numpy()
+    else:
+        raise InputError("transform False: expected a table of a network with default boxes")
+    right_class = (table["label"] == table["predicted"]).to_numpy()
+    known = best_iou(boxes, ground_truth(table)) >= IOU_THRESHOLD
+    return pd.DataFrame(
+        {
+            "top1_class": right_class,
+            # the best box under the predicted class: where that is right, under the true one
+            "top1_loc": right_class & known[:, 0],
+            "gt_known_loc": known[:, 0],
+            "top5_box_loc": known.any(axis=1),
+            "any_box": anywhere >= IOU_THRESHOLD,
+        }
+    )
+
+
+def evaluate(
+    table: pd.DataFrame, *, transform: bool = True, threshold: float | None = None
+) -> dict[str, float]:
+    """The metrics of `hits`, as fractions of the images."""
+    return hits(table, transform=transform, threshold=threshold).mean().to_dict()
+
+
+def threshold_curve(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> np.ndarray:
+    """GT-Known Loc at that IoU for each of `cstn_lib.evaluation.score_maps.THRESHOLDS`, (T,).
+
+    Raises:
+        InputError: the table has no score maps.
+    """
+    _threshold_index(table, THRESHOLDS[0])
+    boxes, truth = array(table, "threshold_boxes"), ground_truth(table)
+    # threshold by threshold: all at once would not fit into memory for ILSVRC
+    return np.array(
+        [(best_iou(boxes[:, [at]], truth) >= iou).mean() for at in range(len(THRESHOLDS))]
+    )
+
+
+def choose_threshold(val: pd.DataFrame) -> float | None:
+    """The threshold that serves GT-Known Loc best on val; of equally good ones the middle.
+
+    None where there is nothing to choose: the table has no score maps.
+    """
+    if "threshold_boxes" not in val:
+        return None
+    curve = threshold_curve(val)
+    best = np.flatnonzero(curve == curve.max())
+    return THRESHOLDS[best[len(best) // 2]]
+
+
+def max_box_acc(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> float:
+    """MaxBoxAcc (Choe et al., CVPR 2020): GT-Known Loc at the threshold that is best for the table.
+
+    By its definition the maximum is taken over the judged images themselves: it asks what the maps
+    hold, not what a threshold chosen beforehand finds. A method with one box and no threshold has
+    its GT-Known Loc.
+    """
+    if "threshold_boxes" in table:
+        return float(threshold_curve(table, iou).max())
+    return float((best_iou(array(table, "true_box")[:, :1], ground_truth(table)) >= iou).mean())
+
+
+def max_box_acc_v2(table: pd.DataFrame) -> float:
+    """MaxBoxAccV2 (Choe et al., 2020, journal version): the mean over IoU 0.3, 0.5 and 0.7.
+
+    At each IoU an image counts when any component's box hits any ground-truth box, at the threshold
+    that is best for the table and this IoU. For a method with one box and no threshold, such as
+    CSTN, it is the mean of GT-Known Loc at the three IoUs.
+    """
+    if "threshold_boxes" not in table:
+        return float(np.mean([max_box_acc(table, iou) for iou in MAX_BOX_ACC_IOUS]))
+    anywhere = array(table, "threshold_any_iou")
+    return float(np.mean([(anywhere >= iou).mean(axis=0).max() for iou in MAX_BOX_ACC_IOUS]))
+
+
+def _threshold_index(table: pd.DataFrame, threshold: float) -> int:
+    if "threshold_boxes" not in table:
+        raise InputError(f"threshold {threshold}: expected a table of score maps")
+    if threshold not in THRESHOLDS:
+        raise InputError(f"threshold {threshold}: expected one of 0.00, 0.02 ... 0.98")
+    return THRESHOLDS.index(threshold)
+
+
+def centred_square(side: float) -> np.ndarray:
+    """(4,) the square of that side, in [0, 1], in the middle of the image."""
+    return np.array([0.5 - side / 2] * 2 + [0.5 + side / 2] * 2)
+
+
+def best_centred_square(truth: BoxList) -> float:
+    """The side of the one centred square that hits most images: the baseline without learning.
+
+    It is a hyper-parameter, so it is chosen on the validation split. Sides are tried in steps of
+    1/80 of the image; of equally good ones the middle is taken.
+    """
+    sides = np.arange(1, 81) / 80
+    squares = np.stack([centred_square(side) for side in sides])
+    images = len(truth.offsets) - 1
+    rates = (best_iou(np.broadcast_to(squares, (images, 80, 4)), truth) >= IOU_THRESHOLD).mean(0)
+    best = np.flatnonzero(rates == rates.max())
+    return float(sides[best[len(best) // 2]])
+
+
+@dataclass(frozen=True)
+class AreaHistogram:
+    """Counts by area of the ground truth (Fig. 6 and 8).
+
+    Attributes:
+        edges: (bins + 1,) areas as fractions of the image.
+        images: (bins,) how many images.
+        localized: by name, (bins,) how many of them are localized.
+    """
+
+    edges: np.ndarray
+    images: np.ndarray
+    localized: dict[str, np.ndarray]
+
+
+def area_histogram(areas: np.ndarray, hit: dict[str, np.ndarray], bins: int = 10) -> AreaHistogram:
+    """Bins of equal width over the range of the ground-truth areas.
+
+    Args:
+        areas: (n,) as fractions of the image.
+        hit: by name, (n,) booleans.
+    """
+    low, high = areas.min(), areas.max()
+    if high - low < 1e-9:  # bins that narrow cannot be told apart
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    return AreaHistogram(
+        edges,
+        np.histogram(areas, edges)[0],
+        {name: np.histogram(areas[right], edges)[0] for name, right in hit.items()},
+    )
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def image_interval(right: np.ndarray) -> Interval:
+    """Wilson's interval of a fraction of images: the uncertainty of a finite test set."""
+    result = stats.binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
+    return Interval(float(np.mean(right)), float(result.low), float(result.high))
+
+
+def seed_interval(values: np.ndarray) -> Interval:
+    """Student's interval of a mean over seeds: the uncertainty of training. NaN for one seed."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """95 % interval of a mean over test images and, where there are several, over seeds.
+
+    All seeds see the same images, so two things vary: which images are in the test set, and how a
+    training comes out. Their variances add up, and Student's distribution has the degrees of
+    freedom of the sum (Satterthwaite, Biometrics Bulletin 1946): near the number of images where
+    the seeds agree, and near that of the seeds where they do not. A bootstrap over both would be
+    too narrow then: three seeds drawn again are all the same one in 1 of 9 samples.
+
+    Args:
+        values: (n,) or (seeds, n) numbers an image, such as one method's hits less another's.
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    parts = [
+        (means.var(ddof=1) / len(means), len(means) - 1)
+        for means in (values.mean(axis=0), values.mean(axis=1))
+        if len(means) > 1
+    ]
+    mean, variance = float(values.mean()), sum(part for part, _ in parts)
+    if not variance:
+        return Interval(mean, mean, mean)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return Interval(mean, mean - reach, mean + reach)

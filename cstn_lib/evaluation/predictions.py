@@ -1,0 +1,167 @@
+"""The predictions table: everything tables and figures need, so that no network runs twice.
+
+One row an image. Every table has
+
+| column | content |
+|---|---|
+| ``image`` | index in the split |
+| ``label``, ``predicted`` | true class; argmax of p(c) |
+| ``predicted_prob``, ``true_prob`` | p(c) of either |
+| ``gt_boxes`` | n x 4 ground-truth boxes, flat |
+| ``true_box`` | k x 4 boxes under the true class, best first |
+| ``any_iou`` | best IoU with the ground truth over all boxes of the image |
+
+A network that votes (`cstn_lib.outputs.LocalizerOutput`) adds the following. Columns whose name
+begins with ``predicted_`` describe the best locations under the predicted class, those with
+``true_`` the best under the true class; each holds up to five locations, best first (section IV-A:
+the Top-1 box, the GT-Known box, the Top-5 boxes).
+
+| column | content |
+|---|---|
+| ``*_score`` | k values log p(c, l, s) |
+| ``*_level`` | k pyramid levels (4 or 5) |
+| ``*_location`` | k x 2 (row, column) on its level |
+| ``*_theta`` | k x 6 entries of theta, row by row |
+| ``*_default_box``, ``*_box`` | k x 4, theta = identity and transformed |
+| ``level_score``, ``level_box`` | the best location of each level under the true class: S, S x 4 |
+| ``any_default_iou`` | best IoU with the ground truth over all default boxes |
+
+A network with score maps (`cstn_lib.evaluation.score_maps`) has one ``true_box``, found at the
+fixed threshold of 20 %, and beside it, for T thresholds
+
+| column | content |
+|---|---|
+| ``threshold_boxes`` | T x 4, the box of the largest component at each threshold |
+| ``threshold_any_iou`` | T, best IoU with the ground truth over all components at each threshold |
+
+There is no box under its predicted class: where the class is right, that is the true class.
+
+Boxes are ``xyxy`` in [0, 1]. The table is a Parquet file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cstn_lib.evaluation.boxes import BoxList, best_iou
+from cstn_lib.geometry import identity_theta
+from cstn_lib.joint import class_log_prob, locations, top_locations
+from cstn_lib.outputs import LocalizerOutput
+from cstn_lib.support.atomic import atomic_file
+from cstn_lib.support.errors import InputError, first_line
+
+__all__ = [
+    "TOP_K",
+    "array",
+    "describe_batch",
+    "judge_boxes",
+    "load_table",
+    "save_table",
+    "to_table",
+]
+
+TOP_K = 5
+
+WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "boxes": 4}
+"""Numbers an entry in the flat list columns, by what follows the first ``_`` of their names."""
+
+
+def describe_batch(
+    output: LocalizerOutput, labels: Tensor, level_names: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The table's columns of a network that votes, for one batch, as tensors with B rows.
+
+    Args:
+        output: of the network.
+        labels: (B,) int64 true classes.
+        level_names: the pyramid's name of each level of `output`.
+    """
+    log_joint = output.log_joint
+    log_class = class_log_prob(log_joint)
+    predicted = log_class.argmax(dim=1)
+    rows = torch.arange(len(labels), device=labels.device)
+    columns = {
+        "label": labels,
+        "predicted": predicted,
+        "predicted_prob": log_class[rows, predicted].exp(),
+        "true_prob": log_class[rows, labels].exp(),
+    }
+    where = locations(output.sizes, labels.device)
+    numbers = torch.tensor([int(name) for name in level_names], device=labels.device)
+    theta = _flat_thetas(output)
+    for who, classes in (("predicted", predicted), ("true", labels)):
+        score, index = top_locations(log_joint, classes, TOP_K)  # (B, k)
+        columns |= {
+            f"{who}_score": score,
+            f"{who}_level": numbers[where.level[index]],
+            f"{who}_location": torch.stack([where.row[index], where.column[index]], -1).flatten(1),
+            f"{who}_theta": theta.gather(1, index[..., None].expand(-1, -1, 6)).flatten(1),
+            f"{who}_default_box": output.default_boxes[index].flatten(1),
+            f"{who}_box": output.boxes.gather(1, index[..., None].expand(-1, -1, 4)).flatten(1),
+        }
+    of_class = log_joint[rows, labels].split([h * w for h, w in output.sizes], dim=1)
+    best = [level.max(dim=1) for level in of_class]
+    first = torch.tensor([0, *(h * w for h, w in output.sizes)]).cumsum(0)[:-1].tolist()
+    boxes = [output.boxes[rows, b.indices + start] for b, start in zip(best, first, strict=True)]
+    columns["level_score"] = torch.stack([b.values for b in best], 1)
+    columns["level_box"] = torch.stack(boxes, 1).flatten(1)
+    return columns
+
+
+def judge_boxes(columns: dict[str, np.ndarray], truth: BoxList) -> dict[str, np.ndarray]:
+    """Replace the boxes of all locations by their best IoU with the ground truth.
+
+    Args:
+        columns: of B images; among them ``boxes`` and ``default_boxes``, both (B, N, 4).
+        truth: the ground-truth boxes of these images.
+    """
+    judged = dict(columns)
+    judged["any_default_iou"] = best_iou(judged.pop("default_boxes"), truth).max(axis=1)
+    judged["any_iou"] = best_iou(judged.pop("boxes"), truth).max(axis=1)
+    return judged
+
+
+def _flat_thetas(output: LocalizerOutput) -> Tensor:
+    """(B, N, 6) thetas of all locations; the identity where the network has no transform."""
+    if not output.thetas:
+        return identity_theta(output.boxes).reshape(6).expand(*output.boxes.shape[:2], 6)
+    return torch.cat([t.float().flatten(1, 2).flatten(2) for t in output.thetas], dim=1)
+
+
+def to_table(columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A table of equally long arrays; two-dimensional ones become list columns."""
+    return pd.DataFrame({k: list(v) if v.ndim == 2 else v for k, v in columns.items()})
+
+
+def array(table: pd.DataFrame, column: str) -> np.ndarray:
+    """A list column as one array: (n, k), or (n, k, width) for locations, thetas and boxes."""
+    values = np.stack(table[column].to_numpy())
+    width = WIDTHS.get(column.split("_", 1)[1]) if "_" in column else None
+    return values if width is None else values.reshape(len(values), -1, width)
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write the table as Parquet, whole or not at all."""
+    with atomic_file(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """Read a table written by `save_table`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            return pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot read this predictions table ({first_line(error)}); delete it to have "
+            "it made again"
+        ) from error

@@ -1,0 +1,110 @@
+"""The one interface of all networks: what they are given and what they say.
+
+`cstn_lib.training.engine` trains and asks a `Localizer` without knowing its method. Two kinds of
+output cover all methods: votes with boxes (`LocalizerOutput`) and score maps (`ScoreMapOutput`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from cstn_lib.config import TrainingConfig
+from cstn_lib.evaluation.boxes import BoxList
+from cstn_lib.joint import joint_log_prob
+
+__all__ = ["Localizer", "LocalizerOutput", "ScoreMapOutput"]
+
+
+class Localizer(Protocol):
+    """What a network offers beside being an `nn.Module`.
+
+    Calling it is all that touches its parameters, so it may be wrapped (several processes, another
+    precision); the other methods are called on the network itself.
+    """
+
+    def __call__(
+        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
+    ) -> Any:
+        """What the network says of a batch.
+
+        Args:
+            images: (B, 3, H, W), uint8 in [0, 255] or float in [0, 1].
+            transform: False keeps windows that can move at their place (the warm-up).
+            labels: (B,) int64 true classes; given in training only, to methods that erase or mask
+                by the class.
+        """
+
+    def losses(self, output: Any, labels: Tensor, config: TrainingConfig) -> dict[str, Tensor]:
+        """The scalar ``loss`` that is minimised, and after it the terms worth a history."""
+
+    def describe(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
+        """Columns of the predictions table, as tensors of B rows
+        (`cstn_lib.evaluation.predictions`).
+
+        May hold more than the table needs, for `judge`.
+        """
+
+    def judge(
+        self,
+        columns: dict[str, np.ndarray],
+        truth: BoxList,
+        image_size: tuple[int, int],
+        *,
+        sweep: bool,
+    ) -> dict[str, np.ndarray]:
+        """The columns of `describe`, completed by those that need the ground truth.
+
+        Args:
+            columns: of B images, gathered from all processes.
+            truth: their ground-truth boxes.
+            image_size: height and width in pixels.
+            sweep: whether boxes at every threshold are wanted, as the final tables need them; a
+                look after each epoch does without.
+        """
+
+    def localization_parameters(self) -> list[nn.Parameter]:
+        """The parameters that move windows: they learn slowly and are not decayed."""
+
+
+@dataclass
+class LocalizerOutput:
+    """Votes: every location of every level scores every class, and owns a box.
+
+    Attributes:
+        scores: (B, C, h_s, w_s) class scores, one a level.
+        thetas: (B, h_s, w_s, 2, 3), one a level; empty where the network has no transform.
+        boxes: (B, N, 4) the box of every location, ``xyxy`` in [0, 1].
+        default_boxes: (N, 4) the same at theta = identity.
+    """
+
+    scores: list[Tensor]
+    thetas: list[Tensor]
+    boxes: Tensor
+    default_boxes: Tensor
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(h_s, w_s) of each level."""
+        return [(score.shape[2], score.shape[3]) for score in self.scores]
+
+    @property
+    def log_joint(self) -> Tensor:
+        """(B, C, N) log p(c, l, s), computed in float32 whatever the network ran in."""
+        return joint_log_prob([score.float() for score in self.scores])
+
+
+@dataclass
+class ScoreMapOutput:
+    """A classification and, for every class, a map of where it was seen.
+
+    Attributes:
+        logits: (B, C) class scores of the image.
+        maps: (B, C, h, w) score maps; only differences within a map mean something.
+    """
+
+    logits: Tensor
+    maps: Tensor

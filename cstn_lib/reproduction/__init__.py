@@ -1,0 +1,1 @@
+"""What makes the tables, figures and verdicts; a learner need not enter."""

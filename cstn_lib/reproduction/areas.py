@@ -1,0 +1,230 @@
+"""Which objects are found, by their area: what Figures 6 and 8 of the paper plot.
+
+The paper divides the range of the ground-truth areas into ten bins of equal width and counts, bin
+by bin, the images, those that the transformed box localizes (Top-1 Loc), and those that the default
+box of the same location localizes (section IV-B, Fig. 6 and 8).
+
+An image is counted once, by its largest object (`cstn_lib.reproduction.comparison.object_areas`),
+although a box on any of its objects localizes it. Areas are fractions of the image. Counts of
+several seeds are averaged. All of it is computed from predictions tables; the green bars of the
+real data sets need only their published annotations (`published_boxes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cstn_lib.data.photos.wsol_metadata import read_wsol_metadata
+from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area
+from cstn_lib.evaluation.metrics import (
+    IOU_THRESHOLD,
+    AreaHistogram,
+    Interval,
+    area_histogram,
+    ground_truth,
+    hits,
+    image_interval,
+    mean_interval,
+)
+from cstn_lib.evaluation.predictions import array
+from cstn_lib.reproduction.comparison import object_areas
+from cstn_lib.reproduction.runs import Run
+from cstn_lib.support.errors import InputError
+
+__all__ = [
+    "DISPLAY_SIDE",
+    "HOW_TO_GET",
+    "WITH",
+    "WITHOUT",
+    "areas_of",
+    "by_half",
+    "counts_by_area",
+    "counts_table",
+    "effective_bins",
+    "level_hits",
+    "pixel_areas",
+    "published_boxes",
+    "rates_by_area",
+    "selection",
+    "stacked_hits",
+]
+
+WITH, WITHOUT = "with transform", "without transform"
+"""Names of the two counts of localized images."""
+
+HOW_TO_GET = (
+    "Not drawn: give `data_root` the folder of the public WSOL metadata, a clone of the repository "
+    "`clovaai/wsolevaluation` (see data/README.md)."
+)
+"""What to say where `published_boxes` finds none."""
+
+DISPLAY_SIDE = 320
+"""Pixels of the square that the authors resize every image and box to."""
+
+
+def areas_of(runs: Sequence[Run]) -> np.ndarray:
+    """(n,) areas of the test images' largest objects, as fractions of the image.
+
+    Raises:
+        InputError: the runs have different test images.
+    """
+    every = [object_areas(ground_truth(run.predictions())) for run in runs]
+    if any(not np.array_equal(areas, every[0]) for areas in every):
+        raise InputError("runs with different test images: expected seeds of one data set")
+    return every[0]
+
+
+def stacked_hits(runs: Sequence[Run], metric: str, *, transform: bool = True) -> np.ndarray:
+    """(seeds, n) 0 or 1: which test images are right, see `cstn_lib.evaluation.metrics.hits`.
+
+    Args:
+        metric: a column of it.
+        transform: False judges the default boxes.
+    """
+    every = [hits(run.predictions(), transform=transform)[metric] for run in runs]
+    return np.stack(every).astype(int)
+
+
+def counts_by_area(runs: Sequence[Run], bins: int = 10) -> AreaHistogram:
+    """One panel of Figure 6 or 8: images, and images localized `WITH` and `WITHOUT` transform.
+
+    Args:
+        runs: seeds of one experiment; the localized images are their mean.
+    """
+    areas = areas_of(runs)
+    edges = area_histogram(areas, {}, bins).edges
+    localized = {}
+    for name, transform in ((WITHOUT, False), (WITH, True)):
+        share = stacked_hits(runs, "top1_loc", transform=transform).mean(axis=0)
+        localized[name] = np.histogram(areas, edges, weights=share)[0]
+    return AreaHistogram(edges, np.histogram(areas, edges)[0], localized)
+
+
+def counts_table(panels: Mapping[str, AreaHistogram]) -> pd.DataFrame:
+    """What panels plot, one row a panel and bin: ``area from``, ``area to``, and the counts."""
+    parts = []
+    for name, histogram in panels.items():
+        columns = {
+            "panel": name,
+            "bin": np.arange(1, len(histogram.images) + 1),
+            "area from": histogram.edges[:-1],
+            "area to": histogram.edges[1:],
+            "images": histogram.images,
+        }
+        counts = {key: np.round(value, 2) for key, value in histogram.localized.items()}
+        parts.append(pd.DataFrame(columns | counts))
+    return pd.concat(parts).set_index(["panel", "bin"])
+
+
+def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
+    """The share of images that are right, bin by bin.
+
+    Args:
+        areas: (n,) fractions of the image.
+        right: (n,) or (seeds, n), 0 or 1.
+        edges: (bins + 1,) of the bins; the last one is closed. Images outside are left out.
+
+    Returns:
+        a row for each bin that has images: ``area`` its middle, ``images``, ``rate`` the mean over
+        seeds, and ``low`` and ``high`` of Wilson's 95 % interval for that many images.
+    """
+    right = np.atleast_2d(right)
+    bins = np.where(areas == edges[-1], len(edges) - 1, np.searchsorted(edges, areas, "right")) - 1
+    rows = []
+    for at in range(len(edges) - 1):
+        some = right[:, bins == at]
+        if not some.size:
+            continue
+        images = some.shape[1]
+        interval = image_interval(np.arange(images) < round(some.sum() / len(some)))
+        middle = (edges[at] + edges[at + 1]) / 2
+        rows.append((middle, images, some.mean(), interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["area", "images", "rate", "low", "high"])
+
+
+def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str, Interval]:
+    """A mean over the images with the smaller objects, over those with the larger, and their gap.
+
+    The median area divides the images, or with more `groups` of equally many images, the first of
+    them is compared with the last. Intervals are over images and seeds.
+
+    Args:
+        areas: (n,) fractions of the image.
+        values: (seeds, n), such as one network's hits less another's.
+
+    Returns:
+        ``smaller``, ``larger``, and ``larger less smaller``.
+    """
+    order, count = np.argsort(areas, kind="stable"), len(areas)
+    ends = {
+        "smaller": order[: max(1, count // groups)],
+        "larger": order[min(count - 1, count * (groups - 1) // groups) :],
+    }
+    found = {name: mean_interval(values[:, some]) for name, some in ends.items()}
+    # weights that make a mean over both groups' images the difference of the groups' means
+    sign = np.zeros(count)
+    both = sum(len(some) for some in ends.values())
+    sign[ends["smaller"]] -= both / len(ends["smaller"])
+    sign[ends["larger"]] += both / len(ends["larger"])
+    # what both share drops out; left in, it would count twice in a sample of unequal groups
+    shared = (found["smaller"].mean + found["larger"].mean) / 2
+    gaps = ((values - shared) * sign)[:, np.union1d(*ends.values())]
+    return found | {"larger less smaller": mean_interval(gaps)}
+
+
+def level_hits(table: pd.DataFrame) -> np.ndarray:
+    """(n, S) whether each level's own best box under the true class is right."""
+    return best_iou(array(table, "level_box"), ground_truth(table)) >= IOU_THRESHOLD
+
+
+def selection(runs: Sequence[Run]) -> dict[str, float]:
+    """The share of test images where a box is right, each line allowed more choice than the winner.
+
+    Of a network with levels that vote, in [0, 1]: the winning box; the better of the levels' own
+    best boxes; one of the five best; any box of the image. Always under the true class.
+    """
+    own = np.stack([level_hits(run.predictions()) for run in runs])
+    return {
+        "the winner (GT-Known Loc)": float(stacked_hits(runs, "gt_known_loc").mean()),
+        "the best level's own best": float(own.any(axis=2).mean()),
+        "one of the top five": float(stacked_hits(runs, "top5_box_loc").mean()),
+        "any box of the image (recall)": float(stacked_hits(runs, "any_box").mean()),
+    }
+
+
+def effective_bins(counts: np.ndarray) -> float:
+    """How many equally full bins have the entropy of these: all of them if they are uniform."""
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def published_boxes(data_root: str | Path, dataset: str) -> BoxList | None:
+    """The test boxes of a real data set from its published annotations, without any image.
+
+    Args:
+        data_root: a folder in the layout of `cstn_lib.data.photos.wsol_metadata`.
+        dataset: ``"CUB"`` (CUB-200-2011 test) or ``"ILSVRC"`` (its validation set).
+
+    Returns:
+        boxes ``xyxy`` in [0, 1]; None where `data_root` is empty or something else, such as the
+        archive of another data set.
+
+    Raises:
+        InputError: the annotations are there, but not as expected.
+    """
+    root = Path(data_root).expanduser()
+    if not data_root or not any(
+        (root / folder / "test").is_dir() for folder in (dataset, f"metadata/{dataset}")
+    ):
+        return None
+    found = read_wsol_metadata(root, dataset, "test")
+    return BoxList(found.boxes.astype(float), found.box_offsets)
+
+
+def pixel_areas(boxes: np.ndarray) -> np.ndarray:
+    """Areas (m,) in px² as the authors have them: boxes (m, 4) rounded to pixels of 320²."""
+    return box_area(np.round(boxes * DISPLAY_SIDE))

@@ -1,0 +1,370 @@
+"""How fast the layer and the whole system are: the tables of ``benchmarks/`` and ``cstn bench``.
+
+The layer f' = conv(f, theta), for a given theta, is set against
+
+* ``conv``: `torch.nn.functional.conv2d` of the same size, the least that it could cost;
+* ``copies``: one `grid_sample` over a copy of the map for each location, the authors' way;
+* ``deform``: `torchvision.ops.deform_conv2d` with the offsets that theta stands for;
+* ``products``: the layer's three matrix products, of samples and gradients that are there already:
+  what would be left if sampling were free.
+
+The system is set against itself with ordinary convolutions in the layer's place, and in training
+against one in which, beside them, theta is read but moves nothing. The contestants of a row take
+turns within one process, so that whatever else the machine does slows all of them down.
+Times are medians over the rounds, forward and backward where nothing else is said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torchvision.ops import deform_conv2d
+from tqdm.auto import tqdm
+
+from cstn_lib.config import PAPER_LEVELS, ModelConfig, TrainingConfig
+from cstn_lib.cstn import ConvSTN2d
+from cstn_lib.geometry import Window, identity_theta, sampling_points
+from cstn_lib.models import CSTNLocalizer, build_model
+from cstn_lib.reproduction.experiments import make_experiment
+from cstn_lib.training.engine import make_accelerator, supports_bfloat16
+
+__all__ = [
+    "LAYERS",
+    "LayerCase",
+    "by_copies",
+    "by_deform",
+    "measure_layer",
+    "measure_system",
+    "median_seconds",
+    "peak_megabytes",
+    "ratio_tables",
+    "run_benchmarks",
+    "system_cases",
+]
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """One row of the layer's table: K x K windows on a map of size x size cells."""
+
+    channels: int
+    size: int
+    kernel: int
+    batch: int
+
+
+LAYERS = tuple(
+    LayerCase(channels, size, kernel, batch)
+    for channels, batch in ((64, 16), (256, 8), (512, 4))
+    for size, kernel in ((20, 3), (20, 5), (10, 7), (20, 13))
+)
+
+
+@dataclass(frozen=True)
+class SystemCase:
+    """One row of the system's table."""
+
+    name: str
+    model: ModelConfig
+    image_size: int
+    batch: int
+    precision: str
+
+
+def system_cases(device: str) -> list[SystemCase]:
+    """The small network of the profiles, in both precisions, and the paper's at 320 x 320."""
+    small = replace(make_experiment("cstn", "birds-cub", "quick").model, num_classes=24)
+    paper = ModelConfig(
+        num_classes=200,
+        backbone="resnet101",
+        weights="none",
+        levels=PAPER_LEVELS,
+        channels=512,
+        localization_channels=64,
+        frozen_stages=2,
+    )
+    precisions = ["float32", "bfloat16"] if supports_bfloat16(device) else ["float32"]
+    return [
+        *(SystemCase("small", small, 80, 64, precision) for precision in precisions),
+        SystemCase("resnet101", paper, 320, 16 if device == "cuda" else 2, precisions[-1]),
+    ]
+
+
+def run_benchmarks(
+    device: str,
+    layers: Sequence[LayerCase] = LAYERS,
+    systems: Sequence[SystemCase] | None = None,
+    seconds: float = 3.0,
+) -> dict[str, object]:
+    """Both tables, as ``cstn bench --json`` writes them.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        systems: by default those of `system_cases`.
+        seconds: about how long each row's rounds take; three rounds at least.
+    """
+    systems = system_cases(device) if systems is None else systems
+    with tqdm(total=len(layers) + len(systems), desc="bench", leave=False) as bar:
+        layer, system = [], []
+        for case in layers:
+            layer.append(measure_layer(case, device, seconds))
+            bar.update()
+        for case in systems:
+            system.append(measure_system(case, device, seconds))
+            bar.update()
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return {
+        "layer": layer,
+        "system": system,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of `run_benchmarks` as people read them: ratios first.
+
+    Returns:
+        the layer: times as multiples of ``conv``'s, speed-ups and memory as multiples of ours, the
+        share of ours that is matrix products;
+        the system: images per second with CSTN as a share of those with plain convolutions.
+    """
+    layer = pd.DataFrame(result["layer"])
+    shape = "C=" + layer["channels"].astype(str) + " " + layer["size"].astype(str) + "x"
+    shape += layer["size"].astype(str) + " K=" + layer["kernel"].astype(str)
+    ratios = pd.DataFrame(
+        {
+            "CSTN / conv": layer["convstn_s"] / layer["conv_s"],
+            "forward only": layer["convstn_forward_s"] / layer["conv_forward_s"],
+            "copies / CSTN": layer["copies_s"] / layer["convstn_s"],
+            "deform / CSTN": layer["deform_s"] / layer["convstn_s"],
+            "products / CSTN": layer["products_s"] / layer["convstn_s"],
+            "memory copies / CSTN": layer["copies_peak_mb"] / layer["convstn_peak_mb"],
+            "CSTN [ms]": 1000 * layer["convstn_s"],
+            "CSTN peak [MB]": layer["convstn_peak_mb"],
+        }
+    ).set_index(shape.rename("layer"))
+    system = pd.DataFrame(result["system"])
+    shares = pd.DataFrame(
+        {
+            "train CSTN / plain": system["train_cstn_ips"] / system["train_plain_ips"],
+            "localization networks alone": system["train_theta_ips"] / system["train_plain_ips"],
+            "infer CSTN / plain": system["infer_cstn_ips"] / system["infer_plain_ips"],
+            "train CSTN [images/s]": system["train_cstn_ips"],
+            "infer CSTN [images/s]": system["infer_cstn_ips"],
+        }
+    ).set_index((system["model"] + " " + system["precision"]).rename("system"))
+    return ratios.round(2), shares.round(2)
+
+
+def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, float]:
+    """One row: seconds of each contestant, and megabytes at the peak of two of them."""
+    torch.manual_seed(0)
+    layer = ConvSTN2d(case.channels, case.channels, case.kernel, bias=False)
+    layer.to(device=device, memory_format=torch.channels_last)
+    weight = layer.weight.detach().contiguous().requires_grad_()
+    size = (case.size, case.size)
+    features = torch.randn(case.batch, case.channels, *size, device=device, requires_grad=True)
+    h, w = layer.window.output_size(size)
+    theta = identity_theta(features).detach().repeat(case.batch, h, w, 1, 1)
+    theta = (theta + 0.1 * torch.randn_like(theta)).requires_grad_()
+    gradient = torch.randn(case.batch, case.channels, h, w, device=device)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "conv": lambda: F.conv2d(features, weight),
+        "convstn": lambda: layer(features, theta)[0],
+        "copies": lambda: by_copies(features, theta, layer.window, weight),
+        "deform": lambda: by_deform(features, theta, layer.window, weight),
+    }
+    inputs = [features, theta, weight, layer.weight]
+
+    def step(way: str) -> Callable[[], None]:
+        def run() -> None:
+            ways[way]().backward(gradient)
+            for tensor in inputs:  # its gradients are the step's own memory, not the next one's
+                tensor.grad = None
+
+        return run
+
+    steps = {way: step(way) for way in ways} | {"products": three_products(case, device)}
+    both = median_seconds(steps, device, seconds)
+    with torch.no_grad():
+        forward = median_seconds(
+            {way: ways[way] for way in ("conv", "convstn")}, device, seconds / 4
+        )
+    peaks = {way: peak_megabytes(step(way), device) for way in ("convstn", "copies")}
+    return {
+        "channels": case.channels,
+        "size": case.size,
+        "kernel": case.kernel,
+        "batch": case.batch,
+        **{f"{way}_s": value for way, value in both.items()},
+        **{f"{way}_forward_s": value for way, value in forward.items()},
+        **{f"{way}_peak_mb": value for way, value in peaks.items()},
+    }
+
+
+def three_products(case: LayerCase, device: str) -> Callable[[], None]:
+    """The output, the gradient of the samples and that of the kernel, from samples at hand."""
+    h, w = Window(case.kernel).output_size((case.size, case.size))
+    rows, columns = case.batch * h * w, case.kernel**2 * case.channels
+    samples = torch.randn(rows, columns, device=device)
+    kernel = torch.randn(case.channels, columns, device=device)
+    gradient = torch.randn(rows, case.channels, device=device)
+    output, of_samples = torch.empty_like(gradient), torch.empty_like(samples)
+    of_kernel = torch.empty_like(kernel)
+
+    def run() -> None:
+        torch.mm(samples, kernel.T, out=output)
+        torch.mm(gradient, kernel, out=of_samples)
+        torch.mm(gradient.T, samples, out=of_kernel)
+
+    return run
+
+
+def by_copies(features: Tensor, theta: Tensor, window: Window, weight: Tensor) -> Tensor:
+    """conv(f, theta) the plain way: copy the map for every location, then sample each copy once."""
+    height, width = features.shape[2:]
+    h, w = theta.shape[1:3]
+    points = sampling_points(theta, window, (height, width)).flatten(0, 1)  # (B * L, T, 2)
+    size = points.new_tensor([width, height])
+    grid = ((2 * points + 1) / size - 1).unsqueeze(1)
+    copies = features.repeat_interleave(h * w, dim=0)  # (B * L, C, H, W)
+    values = F.grid_sample(copies, grid, align_corners=False)  # (B * L, C, 1, T)
+    result = values.flatten(1) @ weight.flatten(1).T
+    return result.view(len(features), h, w, -1).permute(0, 3, 1, 2)
+
+
+def by_deform(features: Tensor, theta: Tensor, window: Window, weight: Tensor) -> Tensor:
+    """conv(f, theta) by the deformable convolution whose offsets are those of theta."""
+    size = (features.shape[2], features.shape[3])
+    at_rest = identity_theta(theta).expand_as(theta)
+    moved = sampling_points(theta, window, size) - sampling_points(at_rest, window, size)
+    offsets = moved.flip(-1).flatten(2).transpose(1, 2)  # (B, 2 T, L), y before x
+    offsets = offsets.unflatten(2, theta.shape[1:3]).contiguous()
+    return deform_conv2d(features, offsets, weight)
+
+
+def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, object]:
+    """One row: images per second of training and of inference, plain and with CSTN.
+
+    ``train_theta_ips`` is training with localization networks that move nothing: what CSTN would
+    reach if sampling cost as much as a convolution.
+    """
+    shape = (case.batch, 3, case.image_size, case.image_size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, case.model.num_classes, (case.batch,), device=device)
+    training = TrainingConfig(lambda_theta=1e-4, alpha_scale=0.5)
+    train: dict[str, Callable[[], None]] = {}
+    infer: dict[str, Callable[[], None]] = {}
+    networks: dict[str, Callable[[], nn.Module]] = {
+        "plain": lambda: build_model(replace(case.model, head="conv")),
+        "cstn": lambda: build_model(replace(case.model, head="cstn")),
+        "theta": lambda: _Unmoved(case.model),
+    }
+    for name, build in networks.items():
+        torch.manual_seed(0)
+        accelerator = make_accelerator(device, case.precision)
+        model = build()
+        model.to(device=accelerator.device, memory_format=torch.channels_last)
+        network = accelerator.prepare_model(model)
+        optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+
+        def step(network=network, model=model, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
+            network.train()
+            optimizer.zero_grad()
+            model.losses(network(images), labels, training)["loss"].backward()
+            optimizer.step()
+
+        def look(network=network) -> None:  # type: ignore[no-untyped-def]
+            network.eval()
+            with torch.inference_mode():
+                network(images)
+
+        train[name] = step
+        if name != "theta":
+            infer[name] = look
+    trained = median_seconds(train, device, seconds)
+    inferred = median_seconds(infer, device, seconds)
+    return {
+        "model": case.name,
+        "image_size": case.image_size,
+        "batch": case.batch,
+        "precision": case.precision,
+        **{f"train_{name}_ips": case.batch / value for name, value in trained.items()},
+        **{f"infer_{name}_ips": case.batch / value for name, value in inferred.items()},
+    }
+
+
+class _Unmoved(CSTNLocalizer):
+    """CSTN whose thetas are read and penalised, beside ordinary convolutions."""
+
+    def look(
+        self, layer: ConvSTN2d, features: Tensor, window: Window, transform: bool
+    ) -> tuple[Tensor, Tensor, None]:
+        return layer.plain(features)[0], layer.localization(features), None
+
+
+def median_seconds(
+    contestants: dict[str, Callable[[], object]], device: str, seconds: float
+) -> dict[str, float]:
+    """Median time of each contestant over rounds in which each runs once."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in contestants.values():  # warm: caches, compiled code, chosen algorithms
+        run()
+    started = time.perf_counter()
+    while len(times[next(iter(times))]) < 3 or time.perf_counter() - started < seconds:
+        for name, run in contestants.items():
+            _synchronize(device)
+            begun = time.perf_counter()
+            run()
+            _synchronize(device)
+            times[name].append(time.perf_counter() - begun)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def peak_megabytes(run: Callable[[], object], device: str) -> float:
+    """The most memory that torch held during a run beyond what it held before, in 1e6 bytes.
+
+    Args:
+        run: leaves behind as much memory as it finds.
+    """
+    run()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    # the profiler tells on stderr when it starts and stops, and that there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        record.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    events = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    memory = [e["args"] for e in events]
+    if not memory:
+        return 0.0
+    # the profiler goes on counting from where its last record ended
+    before = memory[0]["Total Allocated"] - memory[0]["Bytes"]
+    return (max(e["Total Allocated"] for e in memory) - before) / 1e6
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

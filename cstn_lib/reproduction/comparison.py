@@ -1,0 +1,182 @@
+"""Two methods on the same images: whose boxes are right, on which objects, and why not.
+
+Tables IV and V rank methods by one number each. What explains a rank is found image by image, in
+the predictions tables: every function here reads those alone, one box an image, the box that
+GT-Known Loc judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.evaluation.metrics import (
+    IOU_THRESHOLD,
+    Interval,
+    choose_threshold,
+    hits,
+    mean_interval,
+)
+from cstn_lib.evaluation.predictions import array
+from cstn_lib.evaluation.score_maps import THRESHOLDS
+from cstn_lib.reproduction.runs import Run
+from cstn_lib.support.errors import InputError
+
+__all__ = [
+    "MISSES",
+    "hit_difference",
+    "hits_by_area",
+    "judged",
+    "kinds_of_misses",
+    "known_boxes",
+    "motion",
+    "object_areas",
+    "paired_difference",
+    "settings",
+    "transform_gain",
+]
+
+MISSES = ("right", "shifted", "too large", "too small")
+"""What `kinds_of_misses` tells apart."""
+
+
+def settings(run: Run) -> pd.Series:
+    """Every field of a run's configuration as text, by its dotted name: what may differ fairly?"""
+    return pd.json_normalize(asdict(run.experiment)).iloc[0].map(str)
+
+
+def judged(run: Run) -> pd.DataFrame:
+    """`evaluation.metrics.hits` on test; score maps at the threshold that is best on their val."""
+    return hits(run.predictions(), threshold=choose_threshold(run.predictions("val")))
+
+
+def known_boxes(run: Run) -> np.ndarray:
+    """(n, 4) the box under the true class of each test image, as `judged` judges it."""
+    table, threshold = run.predictions(), choose_threshold(run.predictions("val"))
+    if threshold is None:
+        return array(table, "true_box")[:, 0]
+    return array(table, "threshold_boxes")[:, THRESHOLDS.index(threshold)]
+
+
+def paired_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> Interval:
+    """How much more often ours is right than theirs, in [-1, 1], with its 95 % interval.
+
+    Both are judged on the same images, so the hits are subtracted image by image: images that are
+    easy or hard for both drop out. See `hit_difference` for the arguments and errors.
+    """
+    return mean_interval(hit_difference(ours, theirs, metric))
+
+
+def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> np.ndarray:
+    """(seeds, n) in -1, 0, 1: 1 where only ours is right on a test image, -1 where only theirs is.
+
+    Args:
+        ours, theirs: their seeds are paired in the order given.
+        metric: a column of `cstn_lib.evaluation.metrics.hits`.
+
+    Raises:
+        InputError: the number of seeds differs.
+    """
+    if len(ours) != len(theirs):
+        raise InputError(f"expected as many seeds of both, got {len(ours)} and {len(theirs)}")
+    pairs = zip(ours, theirs, strict=True)
+    return np.stack(
+        [judged(a)[metric].astype(int) - judged(b)[metric].astype(int) for a, b in pairs]
+    )
+
+
+def transform_gain(runs: Sequence[Run], metric: str) -> np.ndarray:
+    """(seeds, n) in -1, 0, 1: 1 where only the transformed box is right, -1 where only the default.
+
+    Args:
+        runs: of a network with default boxes.
+        metric: a column of `cstn_lib.evaluation.metrics.hits`.
+    """
+    tables = [run.predictions() for run in runs]
+    moved, fixed = (
+        np.stack([hits(table, transform=transform)[metric] for table in tables]).astype(int)
+        for transform in (True, False)
+    )
+    return moved - fixed
+
+
+def motion(run: Run) -> pd.DataFrame:
+    """What theta does to the winning window under the true class, one row a test image.
+
+    Returns:
+        ``distance`` of theta to the identity, whose square L_theta sums (Eq. 2); ``area factor``,
+        the absolute value of det A, above 1 where the window grew; ``shift`` in half windows.
+    """
+    theta = array(run.predictions(), "true_theta")[:, 0].reshape(-1, 2, 3)
+    return pd.DataFrame(
+        {
+            "distance": np.linalg.norm(theta - np.eye(2, 3), axis=(1, 2)),
+            "area factor": np.abs(np.linalg.det(theta[:, :, :2])),
+            "shift": np.linalg.norm(theta[:, :, 2], axis=1),
+        }
+    )
+
+
+def object_areas(truth: BoxList) -> np.ndarray:
+    """(n,) the area of each image's largest ground-truth box, as a fraction of the image."""
+    areas, counts = box_area(truth.boxes), np.diff(truth.offsets)
+    largest = np.zeros(len(counts))
+    if len(areas):
+        largest[counts > 0] = np.maximum.reduceat(areas, truth.offsets[:-1][counts > 0])
+    return largest
+
+
+def hits_by_area(areas: np.ndarray, hit: Mapping[str, np.ndarray], groups: int = 5) -> pd.DataFrame:
+    """The share of images that are right, from the smallest to the largest objects.
+
+    Args:
+        areas: (n,) of `object_areas`.
+        hit: by name, (n,) booleans.
+        groups: how many, of equally many images each.
+
+    Returns:
+        one row a group: ``smallest``, ``largest`` and ``median`` area in it, ``images``, and a
+        fraction for each name.
+    """
+    order = np.array_split(np.argsort(areas, kind="stable"), groups)
+    rows = [
+        {
+            "smallest": areas[some].min(),
+            "median": np.median(areas[some]),
+            "largest": areas[some].max(),
+            "images": len(some),
+        }
+        | {name: float(right[some].mean()) for name, right in hit.items()}
+        for some in order
+    ]
+    return pd.DataFrame(rows)
+
+
+def kinds_of_misses(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
+    """(n,) what is wrong with each image's box, one of `MISSES`.
+
+    A wrong box is moved, in thought, onto the centre of the object that it overlaps most. If it is
+    right there, it was *shifted*; if not, its size is wrong, and comparing the areas tells whether
+    it is *too large* or *too small*. (Among the latter two are boxes of the wrong shape.)
+
+    Args:
+        boxes: (n, 4), ``xyxy`` in [0, 1].
+        truth: at least one box an image.
+    """
+    counts = np.diff(truth.offsets)
+    owners = np.repeat(np.arange(len(boxes)), counts)
+    ious = paired_iou(boxes[owners].astype(float), truth.boxes.astype(float))
+    # of each image its best-overlapped object, of equal ones the largest
+    order = np.lexsort((-box_area(truth.boxes), -ious, owners))
+    objects = truth.boxes[order[truth.offsets[:-1]]].astype(float)
+    centre = (objects[:, :2] + objects[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2
+    moved = paired_iou(np.concatenate([centre - half, centre + half], axis=1), objects)
+    right = best_iou(boxes[:, None], truth)[:, 0] >= IOU_THRESHOLD
+    larger = box_area(boxes) > box_area(objects)
+    kind = np.select([right, moved >= IOU_THRESHOLD, larger], [0, 1, 2], 3)
+    return np.array(MISSES)[kind]

@@ -1,0 +1,322 @@
+"""Every training of the project as a named configuration, and the profiles that size them.
+
+An `Experiment` is everything a run depends on but the content of the data. This file is the only
+place where hyper-parameters are written down: `RECIPES` holds what all methods share on a kind of
+data, `PROFILES` how much work is done, and the studies what their names change. Those of the small
+network were chosen on the val splits, those of the ``paper`` profile are the published ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
+from cstn_lib.data import DATASETS, READERS, DataConfig
+from cstn_lib.data.photos.reading import SPLITS
+from cstn_lib.losses import authors_weight
+from cstn_lib.reproduction.paper import STANDS_FOR
+from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.training.engine import TrainingConfig, check_precision
+
+__all__ = [
+    "ALPHA_STUDY",
+    "EXPERIMENTS",
+    "LAMBDA_STUDY",
+    "LEVEL_STUDY",
+    "PROFILES",
+    "RECIPES",
+    "STUDIES",
+    "Experiment",
+    "Profile",
+    "Recipe",
+    "make_experiment",
+    "profile_named",
+    "seeded_experiments",
+]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training."""
+
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    seed: int
+
+    @property
+    def training_split(self) -> str:
+        """The split whose images and labels it learns from."""
+        return "pretext" if self.name == "pretext" else "train"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work: the same experiments in four sizes, of which the last is the paper's.
+
+    Attributes:
+        name: as given on the command line.
+        seeds: how many seeds of each experiment.
+        train, val, test: images of the embedded data sets.
+        pretext: images that pretrain the small backbone.
+        epochs, warmup_epochs: of trainings on the embedded data sets, whose backbone is pretrained.
+        photos: at most so many photographs of each split of a read data set; None: all.
+        photo_epochs, photo_warmup_epochs: of trainings on photographs, which start from nothing.
+        published: the paper's network and settings instead of the small ones, see `RECIPES`.
+    """
+
+    name: str
+    seeds: int
+    train: int
+    val: int
+    test: int
+    pretext: int
+    epochs: int
+    warmup_epochs: int
+    photos: int | None = None
+    photo_epochs: int = 6
+    photo_warmup_epochs: int = 2
+    published: bool = False
+
+
+LAPTOP = {
+    "train": 4000,
+    "val": 600,
+    "test": 1200,
+    "pretext": 6000,
+    "epochs": 4,
+    "warmup_epochs": 1,
+}
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "smoke",
+            seeds=1,
+            train=48,
+            val=24,
+            test=48,
+            pretext=48,
+            epochs=2,
+            warmup_epochs=1,
+            photos=60,
+            photo_epochs=2,
+            photo_warmup_epochs=1,
+        ),
+        Profile("quick", seeds=1, **LAPTOP),
+        Profile("cpu", seeds=3, **LAPTOP),
+        Profile(
+            "paper",
+            seeds=1,
+            **LAPTOP | {"epochs": 20, "warmup_epochs": 0},
+            photo_epochs=20,
+            photo_warmup_epochs=0,
+            published=True,
+        ),
+    )
+}
+
+HEADS = {
+    "cstn": "cstn",
+    "plain": "conv",
+    "cam": "cam",
+    "has": "has",
+    "acol": "acol",
+    "spg": "spg",
+    "adl": "adl",
+    "stn": "stn",
+    "deform": "deform",
+}
+"""The head (`cstn_lib.config.ModelConfig`) of each method."""
+
+LEVEL_STUDY = {"cstn-level-4": "4", "cstn-level-5": "5"}
+"""Figure 6 and 8: the only level that votes."""
+
+LAMBDA_STUDY = {f"cstn-lambda-{v}": float(v) for v in ("0", "1e-5", "3e-5", "3e-4", "1e-3", "1e-2")}
+"""Table III: lambda per example, as in Eq. 4; in the ``paper`` profile as printed. ``cstn`` itself
+stands at its recipe's."""
+
+ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "1", "50")}
+"""How widely alpha can vary; ``cstn`` itself stands at its recipe's."""
+
+STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY)
+
+EXPERIMENTS = (*HEADS, *STUDIES, "pretext")
+"""``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
+``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
+images, augmentation and schedule. ``cstn-...``: ``cstn`` with one thing changed. ``pretext``: the
+small backbone's pretraining."""
+
+# default boxes of 0.47 and 0.56 of the image's side; photographs are filled more: 0.79 and 0.78
+BIRD_LEVELS = (LevelConfig("4", 4, dilation=3), LevelConfig("5", 6))
+PHOTO_LEVELS = (LevelConfig("4", 6, dilation=3), LevelConfig("5", 8))
+LAMBDA_THETA = 1e-4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all methods share on one kind of data.
+
+    Attributes:
+        model: of ``cstn``; another method has another head.
+        training: of ``cstn``, but for its epochs; a method without theta or without levels does
+            without the weight of that term.
+        image_size: side in pixels of the square images.
+        unit: what the lambdas and alphas of the studies are multiples of.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    image_size: int = 80
+    unit: float = 1.0
+
+
+# The settings of the authors' code, every method on the same. Two things are ours: the width of the
+# global STN's localization network, and the 3 x 3 convolution that CSTN's begin with
+# (`cstn_lib.cstn.LocalizationNetwork`). There is no warm-up and the localization networks learn as
+# fast as the rest. The learning rate is constant: its published steps come at epoch 20 and later.
+# The other methods' own papers differ in more than the schedule: they stand on VGG-16, GoogLeNet,
+# Inception-v3 or ResNet-50-SE, most of them with a finer last map than the 10 x 10 cells here.
+PAPER_MODEL = ModelConfig(
+    backbone="resnet101",
+    weights="imagenet",
+    levels=PAPER_LEVELS,
+    channels=512,
+    localization_channels=512,
+    frozen_stages=2,
+)
+PAPER_TRAINING = TrainingConfig(
+    batch_size=16,
+    optimizer="sgd",
+    lr=1e-3,
+    localization_lr=1.0,
+    weight_decay=1e-4,
+    schedule="constant",
+    alpha_scale=authors_weight(5.0),
+)
+
+RECIPES = {
+    "birds-cub": Recipe(
+        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
+        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=5.0),
+    ),
+    "birds-ilsvrc": Recipe(
+        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
+        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=16.0),
+    ),
+    "photos": Recipe(
+        ModelConfig(weights="none", levels=PHOTO_LEVELS),
+        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=0.5),
+    ),
+    "paper, CUB-200-2011": Recipe(
+        PAPER_MODEL,
+        replace(PAPER_TRAINING, lambda_theta=authors_weight(1e-4)),
+        image_size=320,
+        unit=authors_weight(1),
+    ),
+    "paper, ImageNet": Recipe(
+        PAPER_MODEL,
+        replace(PAPER_TRAINING, lambda_theta=authors_weight(1e-3)),
+        image_size=320,
+        unit=authors_weight(1),
+    ),
+}
+"""By the data set, ``photos`` for all that are read; in the ``paper`` profile by the paper's data
+set whose place it takes (`cstn_lib.reproduction.paper.STANDS_FOR`), and like ImageNet where it
+takes none's."""
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROFILES:
+        raise unknown_name("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+def make_experiment(
+    name: str, dataset: str, profile: str, *, seed: int = 0, precision: str = "float32"
+) -> Experiment:
+    """The configuration of one training.
+
+    Args:
+        name: one of `EXPERIMENTS`.
+        dataset: one of `cstn_lib.data.DATASETS`.
+        profile: one of `PROFILES`.
+        precision: of the training, part of its name; what is published is float32.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    if name not in EXPERIMENTS:
+        raise unknown_name("experiment", name, EXPERIMENTS)
+    if dataset not in DATASETS:
+        raise unknown_name("dataset", dataset, DATASETS)
+    if seed < 0:
+        raise InputError(f"seed {seed}: expected 0 or more")
+    size = profile_named(profile)
+    check_precision(precision)
+    if name == "pretext":
+        return _pretext(size, precision, seed)
+    method = "cstn" if name in STUDIES else name
+    read = dataset in READERS
+    recipe = _recipe(dataset, size)
+    images = {split: size.photos if read else getattr(size, split) for split in SPLITS}
+    data = DataConfig(dataset, image_size=recipe.image_size, **images)
+    model = replace(recipe.model, head=HEADS[method])
+    if name in LEVEL_STUDY:
+        voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
+        model = replace(model, levels=voting)
+    training = replace(
+        recipe.training,
+        epochs=size.photo_epochs if read else size.epochs,
+        warmup_epochs=size.photo_warmup_epochs if read else size.warmup_epochs,
+        precision=precision,
+    )
+    if method not in ("cstn", "stn", "deform"):  # nothing moves
+        training = replace(training, warmup_epochs=0)
+    if method not in ("cstn", "stn"):  # no theta
+        training = replace(training, lambda_theta=0.0)
+    if method not in ("cstn", "plain", "deform"):  # no levels
+        training = replace(training, alpha_scale=0.0)
+    if name in LAMBDA_STUDY:
+        training = replace(training, lambda_theta=recipe.unit * LAMBDA_STUDY[name])
+    if name in ALPHA_STUDY:
+        training = replace(training, alpha_scale=recipe.unit * ALPHA_STUDY[name])
+    return Experiment(name, data, model, training, seed)
+
+
+def seeded_experiments(
+    names: Sequence[str], dataset: str, profile: str, *, seeds: int = 0
+) -> list[Experiment]:
+    """`make_experiment` of each name, seed after seed of each.
+
+    Args:
+        seeds: how many; 0: as many as the profile has.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    each = range(seeds or profile_named(profile).seeds)
+    return [make_experiment(name, dataset, profile, seed=seed) for name in names for seed in each]
+
+
+def _recipe(dataset: str, size: Profile) -> Recipe:
+    if size.published:
+        return RECIPES[f"paper, {STANDS_FOR.get(dataset, 'ImageNet')}"]
+    return RECIPES.get(dataset, RECIPES["photos"])
+
+
+def _pretext(size: Profile, precision: str, seed: int) -> Experiment:
+    """The small backbone's pretraining: other birds, classified as CAM does."""
+    data = DataConfig(
+        "birds-cub", train=size.train, val=size.val, test=size.test, pretext=size.pretext
+    )
+    model = ModelConfig(weights="none", head="cam")
+    training = TrainingConfig(epochs=12, warmup_epochs=0, lr=4e-3, precision=precision)
+    return Experiment("pretext", data, model, training, seed)

@@ -1,0 +1,167 @@
+"""Commands side by side: some at a time, each a process of its own, one line when one is done.
+
+A training on one thread uses a processor best, so a machine with several is busiest with several
+trainings. This module knows nothing of trainings: it starts processes, counts, and stops them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cstn_lib.data.photos.decoding import processors
+from cstn_lib.support.errors import InputError
+
+__all__ = ["Job", "last_line", "run_jobs", "stopped_by_signals"]
+
+PATIENCE = 20
+"""Seconds that a process has to end itself when it is told to."""
+
+
+def last_line(log: Path) -> str:
+    """The end of what a process said: after a mistake, what was wrong."""
+    said = log.read_text(encoding="utf-8", errors="replace").strip()
+    return said.splitlines()[-1] if said else "it ended without a word"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process.
+
+    Attributes:
+        title: names it to the reader.
+        command: program and arguments.
+        log: file that takes what it prints.
+        seconds: about how long it takes, compared with the others.
+        explain: why it failed, in one line, from its log.
+    """
+
+    title: str
+    command: Sequence[str]
+    log: Path
+    seconds: float
+    explain: Callable[[Path], str] = last_line
+
+
+def run_jobs(stages: Sequence[Sequence[Job]], at_once: int) -> None:
+    """Run every job of a stage before the next stage begins, and print a line after each job.
+
+    The longest begin first. Each gets its share of the processors as ``OMP_NUM_THREADS``, unless
+    the user has set that. Whatever ends this function, no process is left.
+
+    Raises:
+        InputError: a job failed; the others were stopped.
+    """
+    progress = _Progress([job for stage in stages for job in stage], at_once)
+    for stage in stages:
+        _run_stage(stage, at_once, progress)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """End this process as an exception would when it is told to stop: nothing is left half done."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    # a closed terminal sends SIGHUP, which Windows does not have
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_stage(stage: Sequence[Job], at_once: int, progress: _Progress) -> None:
+    waiting = sorted(stage, key=lambda job: -job.seconds)
+    running: dict[subprocess.Popen, tuple[Job, float]] = {}
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, processors() // min(at_once, len(stage) or 1))),
+        "TQDM_MININTERVAL": "30",  # a log needs no moving bar
+        **os.environ,
+    }
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                running[_start(job, environment)] = job, time.perf_counter()
+            for process in [process for process in running if process.poll() is not None]:
+                job, started = running.pop(process)
+                if process.returncode:
+                    raise InputError(
+                        f"{job.title}, {_killed(process) or job.explain(job.log)} (log: {job.log})"
+                    )
+                progress.finished(job, time.perf_counter() - started)
+            time.sleep(0.05)
+    finally:
+        _stop(list(running))
+
+
+def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("wb") as log:
+        return subprocess.Popen(
+            job.command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we stop them
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _killed(process: subprocess.Popen) -> str:
+    """How another process ended it; "" where it ended itself."""
+    if process.returncode >= 0:
+        return ""
+    name = signal.Signals(-process.returncode).name
+    return f"killed by {name}" + (", out of memory?" if name == "SIGKILL" else "")
+
+
+class _Progress:
+    """How far all jobs are, and how long the rest takes if it goes on at this rate."""
+
+    def __init__(self, jobs: Sequence[Job], at_once: int) -> None:
+        self.jobs = len(jobs)
+        self.at_once = at_once
+        self.done = 0
+        self.width = max((len(job.title) for job in jobs), default=0)
+        self.to_come = sum(job.seconds for job in jobs)
+        self.spent, self.expected = 0.0, 0.0
+
+    def finished(self, job: Job, seconds: float) -> None:
+        self.done += 1
+        self.to_come -= job.seconds
+        self.spent += seconds
+        self.expected += job.seconds
+        rest = self.to_come * self.spent / self.expected / self.at_once
+        left = f"about {_duration(rest)} left" if self.done < self.jobs else "all done"
+        count = f"{self.done:{len(str(self.jobs))}}/{self.jobs}"
+        print(f"{count}  {job.title:{self.width}}  {seconds:6.1f} s  {left}", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,279 @@
+"""The run store: a trained network is a folder, named by the hash of its configuration and data.
+
+    runs/birds-cub/cstn-seed0-1f2e3d4c5b/
+        config.json                   the experiment and the fingerprint of its training images
+        checkpoint.safetensors        while training: network, optimizer, history
+        model.safetensors             the trained network
+        history.csv                   one row an epoch
+        predictions-test.parquet      see `cstn_lib.evaluation.predictions`
+        run.json                      written last: versions, machine, seconds; marks a finished run
+        lock                          held while a process works here; empty
+
+Asking for a run that is finished opens it; one that was interrupted continues from its last epoch;
+any other is trained. Two runs share a folder only when they are the same run. Two commands may ask
+for one run at the same time: the second waits for the first and then finds it finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cstn_lib.data import ImageSet, open_split
+from cstn_lib.evaluation.predictions import load_table, save_table
+from cstn_lib.models import build_model
+from cstn_lib.reproduction.experiments import Experiment
+from cstn_lib.support.atomic import atomic_file
+from cstn_lib.support.errors import InputError, first_line
+from cstn_lib.support.machine import provenance
+from cstn_lib.support.project import project_folder
+from cstn_lib.training.distributed import processes
+from cstn_lib.training.engine import fit, predict, resolve_device
+
+__all__ = ["Run", "RunStore"]
+
+Content = TypeVar("Content")
+
+TRAINING_VERSION = 4
+"""Part of every run's name; raised when a change of the code changes what a training gives."""
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """All runs below one folder.
+
+    Attributes:
+        folder: of the runs; ``""`` means ``runs/`` of the repository.
+        data_root: folder or archive of a data set that is read, see `cstn_lib.data.open_split`.
+        device: one of `cstn_lib.training.engine.DEVICES`.
+    """
+
+    folder: str | Path = ""
+    data_root: str | Path = ""
+    device: str = "auto"
+
+    @property
+    def processes(self) -> PartialState:
+        """Which process this is, of how many that work on the same runs."""
+        return processes(resolve_device(self.device))
+
+    def run(self, experiment: Experiment) -> Run:
+        """The finished run of an experiment: opened, resumed or trained."""
+        run = self.open(experiment)
+        if _of_first(self.processes, lambda: not run.finished):
+            with run.held():
+                if not run.finished:  # by another command in the meantime
+                    run.train()
+        return run
+
+    def open(self, experiment: Experiment) -> Run:
+        """The run of an experiment as it stands, without training it."""
+        with self.processes.main_process_first():  # draws or decodes what is not there yet
+            train = open_split(experiment.data, experiment.training_split, self.data_root)
+        return self.open_on(experiment, train.num_classes, train.fingerprint)
+
+    def open_on(self, experiment: Experiment, num_classes: int, fingerprint: str) -> Run:
+        """As `open`, where the classes and the fingerprint of the training images are known."""
+        model = replace(experiment.model, num_classes=num_classes)
+        experiment = replace(experiment, model=model)
+        config = json.loads(json.dumps(asdict(experiment)))
+        identity = {"version": TRAINING_VERSION, "experiment": config, "data": fingerprint}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+        name = f"{experiment.name}-seed{experiment.seed}-{digest}"
+        folder = project_folder("runs", self.folder) / experiment.data.name / name
+        return Run(folder, experiment, identity, self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and what it left; made by `RunStore`."""
+
+    folder: Path
+    experiment: Experiment
+    identity: dict = field(repr=False)
+    store: RunStore = field(repr=False)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "run.json").is_file()
+
+    @property
+    def predicted(self) -> bool:
+        """Whether the predictions tables of val and test are there."""
+        return all(self.predictions_path(split).is_file() for split in ("val", "test"))
+
+    @property
+    def begun(self) -> bool:
+        """Whether some epochs are done, but not all."""
+        return not self.finished and self.checkpoint.is_file()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that training continues from."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def title(self) -> str:
+        return f"{self.experiment.name} on {self.experiment.data.name}, seed {self.experiment.seed}"
+
+    def split(self, name: str) -> ImageSet:
+        """One split of the run's data."""
+        return open_split(self.experiment.data, name, self.store.data_root)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch: see `cstn_lib.training.engine.fit`."""
+        return self._read("history.csv", pd.read_csv)
+
+    @property
+    def facts(self) -> dict:
+        """Versions, machine and seconds of the training."""
+        return self._read("run.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+    def model(self) -> nn.Module:
+        """The trained network, in evaluation mode on the CPU."""
+        # what the backbone started from is overwritten: it need not be there any more
+        model = build_model(replace(self.experiment.model, weights="none"))
+        self._read("model.safetensors", lambda path: model.load_state_dict(load_file(path)))
+        return model.eval()
+
+    def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
+        try:
+            return read(self.folder / name)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"{self.folder / name}: cannot read this part of a run ({first_line(error)}); "
+                "delete its folder to train again"
+            ) from error
+
+    def predictions_path(self, split: str) -> Path:
+        """Where the predictions table of a split lies; the name tells the split's content."""
+        return self.folder / f"predictions-{split}-{self.split(split).fingerprint[:10]}.parquet"
+
+    def predictions(self, split: str = "test") -> pd.DataFrame:
+        """The predictions table on a split, computed on the first call.
+
+        Raises:
+            InputError: the network knows other classes than the split's.
+        """
+        shown, known = self.split(split).num_classes, self.experiment.model.num_classes
+        if shown != known:
+            raise InputError(
+                f"split {split!r}: {shown} classes, expected the {known} of {self.title}"
+            )
+        path = self.predictions_path(split)
+        if _of_first(self.store.processes, lambda: not path.is_file()):
+            with self.held():
+                if not path.is_file():
+                    self._predict(split, path)
+        return load_table(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other commands away from the folder; wait where another one has it.
+
+        Of several processes that work together the first holds the lock, for all of them.
+        """
+        processes = self.store.processes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        waited = 0
+        while not _of_first(processes, lambda: _try(lock)):
+            if not waited and processes.is_main_process:
+                print(f"{self.title}: another process has it, waiting", file=sys.stderr, flush=True)
+            waited += 1
+            time.sleep(min(0.1 * waited, 2))
+        try:
+            yield
+            processes.wait_for_everyone()  # all are done with the folder
+        finally:
+            lock.release()
+
+    def save_backbone(self, path: Path) -> None:
+        """Write the trained backbone alone, for `cstn_lib.models.ModelConfig.weights`."""
+        with atomic_file(path) as temporary:
+            state = self.model().backbone.state_dict().items()
+            save_file({name: value.contiguous() for name, value in state}, temporary)
+
+    def train(self) -> None:
+        """Train to the end, from the last epoch's checkpoint where there is one."""
+        started = time.perf_counter()
+        writer = self.store.processes.is_main_process
+        if writer:
+            _write_json(self.folder / "config.json", self.identity)
+        torch.manual_seed(self.experiment.seed)
+        model = build_model(self.experiment.model)
+        history = fit(
+            model,
+            self.experiment.training,
+            self.split(self.experiment.training_split),
+            None if self.experiment.name == "pretext" else self.split("val"),
+            seed=self.experiment.seed,
+            device=self.store.device,
+            checkpoint=self.checkpoint,
+            title=self.title,
+        )
+        if writer:
+            self._write(model, history, time.perf_counter() - started)
+            self.checkpoint.unlink(missing_ok=True)
+        self.store.processes.wait_for_everyone()
+
+    def _predict(self, split: str, path: Path) -> None:
+        table = predict(
+            self.model(),
+            self.split(split),
+            device=self.store.device,
+            precision=self.experiment.training.precision,
+        )
+        if self.store.processes.is_main_process:
+            save_table(table, path)
+        self.store.processes.wait_for_everyone()
+
+    def _write(self, model: nn.Module, history: pd.DataFrame, seconds: float) -> None:
+        with atomic_file(self.folder / "model.safetensors") as temporary:
+            state = model.state_dict().items()
+            save_file({k: v.cpu().contiguous() for k, v in state}, temporary)
+        with atomic_file(self.folder / "history.csv") as temporary:
+            history.to_csv(temporary, index=False)
+        facts = {
+            "training_seconds": round(float(history["seconds"].sum()), 1),
+            "total_seconds": round(seconds, 1),
+            **provenance(resolve_device(self.store.device)),
+            "processes": self.store.processes.num_processes,
+        }
+        _write_json(self.folder / "run.json", facts)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _of_first(processes: PartialState, ask: Callable[[], bool]) -> bool:
+    """What the first of several processes answers, told to all."""
+    answer = [ask() if processes.is_main_process else False]
+    return broadcast_object_list(answer)[0]
+
+
+def _try(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True

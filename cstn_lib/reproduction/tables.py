@@ -1,0 +1,409 @@
+"""Tables I to V of the paper beside ours, computed from runs' predictions tables alone.
+
+Values are percentages of the test images. With several seeds a cell is the mean over them and
+``±`` columns hold the half width of its 95 % interval (Student's). `TABLES` says which trainings
+each table needs; notebooks, ``cstn report`` and batch jobs all ask it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cstn_lib.evaluation.metrics import (
+    IOU_THRESHOLD,
+    MAX_BOX_ACC_IOUS,
+    best_centred_square,
+    best_iou,
+    centred_square,
+    choose_threshold,
+    evaluate,
+    ground_truth,
+    max_box_acc_v2,
+    seed_interval,
+)
+from cstn_lib.losses import authors_weight
+from cstn_lib.reproduction.comparison import judged
+from cstn_lib.reproduction.experiments import LAMBDA_STUDY, Experiment, seeded_experiments
+from cstn_lib.reproduction.paper import (
+    STANDS_FOR,
+    TABLE_1,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    TABLE_5,
+    TABLE_COLUMNS,
+)
+from cstn_lib.reproduction.runs import Run
+from cstn_lib.support.atomic import atomic_file
+from cstn_lib.support.errors import InputError, unknown_name
+
+__all__ = [
+    "METHODS",
+    "TABLES",
+    "TableSpec",
+    "centred_square_hits",
+    "centred_square_loc",
+    "comparison_hits",
+    "comparison_table",
+    "markdown_table",
+    "runs_of",
+    "save_table_files",
+    "table_1",
+    "table_2",
+    "table_3",
+    "table_experiments",
+]
+
+METHODS = {
+    "CAM": "cam",
+    "HaS": "has",
+    "ACoL": "acol",
+    "SPG": "spg",
+    "ADL": "adl",
+    "CSTN": "cstn",
+    "plain convolution": "plain",
+    "global STN": "stn",
+    "deformable convolution": "deform",
+}
+"""The rows of Tables IV and V that are a training each, with its experiment; the paper leaves the
+last three out."""
+
+TOP_5, SQUARE = "CSTN Top-5 box", "fixed centred square"
+COMPARISON_ROWS = (*list(METHODS)[:6], TOP_5, SQUARE, *list(METHODS)[6:])
+
+METRICS = {
+    "Top-1 Loc": "top1_loc",
+    "GT-Known Loc": "gt_known_loc",
+    "Top-1 Class": "top1_class",
+}
+"""Columns, and what `cstn_lib.evaluation.metrics` calls them."""
+
+COMPARISON_COLUMNS = (
+    "Top-1 Loc",
+    "GT-Known Loc",
+    "Top-1 Loc at 20 %",
+    "GT-Known Loc at 20 %",
+    "Top-1 Class",
+    "MaxBoxAccV2",
+)
+
+
+def table_1(runs: Sequence[Run]) -> pd.DataFrame:
+    """Table I: what the transform adds, one row a data set.
+
+    The same network and the same winning location, judged once by its default box and once by its
+    transformed box. Beside the paper's columns stand the GT-Known values, the classification, and
+    the fixed centred square that needs no network at all.
+
+    Args:
+        runs: of experiment ``cstn``; seeds of one data set are averaged.
+    """
+    rows = []
+    for dataset in dict.fromkeys(run.experiment.data.name for run in runs):
+        same = [run for run in runs if run.experiment.data.name == dataset]
+        moved = [evaluate(run.predictions()) for run in same]
+        fixed = [evaluate(run.predictions(), transform=False) for run in same]
+        row: dict[str, object] = {"data set": dataset, "seeds": len(same)}
+        row |= _cells(
+            {
+                "Top-1 Loc without transform": [f["top1_loc"] for f in fixed],
+                "Top-1 Loc with transform": [m["top1_loc"] for m in moved],
+                "GT-Known without transform": [f["gt_known_loc"] for f in fixed],
+                "GT-Known with transform": [m["gt_known_loc"] for m in moved],
+                "Top-5 box Loc": [m["top5_box_loc"] for m in moved],
+                "Top-1 Class": [m["top1_class"] for m in moved],
+            },
+            len(same) > 1,
+        )
+        row["centred square"] = round(100 * centred_square_loc(same[0]), 2)
+        published = TABLE_1.get(STANDS_FOR.get(dataset, ""), {})
+        row["paper: data set"] = STANDS_FOR.get(dataset, "")
+        for name in ("without transform", "with transform"):
+            row[f"paper: Top-1 Loc {name}"] = published.get(name)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("data set")
+
+
+def table_2(runs: Sequence[Run]) -> pd.DataFrame:
+    """Table II: the same network with a plain convolution and with CSTN, one row each.
+
+    A plain convolution moves nothing, so its boxes are its default boxes.
+
+    Args:
+        runs: of experiments ``plain`` and ``cstn`` on one data set; seeds are averaged.
+
+    Raises:
+        InputError: one of them is missing, or there are several data sets.
+    """
+    same = _of_one_data_set(runs, TABLES["table-2"].experiments)
+    several = _several(same)
+    rows = {}
+    for name, experiment in zip(TABLE_2, TABLES["table-2"].experiments, strict=True):
+        metrics = [evaluate(run.predictions()) for run in same[experiment]]
+        rows[name] = {
+            "seeds": len(metrics),
+            **_cells(_of_metrics(metrics, ("Top-1 Class", "Top-1 Loc", "GT-Known Loc")), several),
+            **_published(TABLE_2[name] if _is_cub(runs) else {}, ("Top-1 Class", "Top-1 Loc")),
+        }
+    return _table(rows, "type", runs)
+
+
+def table_3(runs: Sequence[Run]) -> pd.DataFrame:
+    """Table III: one row a lambda, from 0 upwards.
+
+    Our lambda is that of Eq. 4, per example. Rows meet the paper's by the weight per example that a
+    printed lambda has in the authors' code (`cstn_lib.losses.authors_weight`), as in the ``paper``
+    profile, or else by the printed number. Two columns spell the paper's out: as printed, and that
+    weight.
+
+    Args:
+        runs: of ``cstn`` and all of `cstn_lib.reproduction.experiments.LAMBDA_STUDY` on one data
+            set; seeds are averaged.
+
+    Raises:
+        InputError: one of them is missing, or there are several data sets.
+    """
+    same = _of_one_data_set(runs, TABLES["table-3"].experiments)
+    several = _several(same)
+    rows = {}
+    for group in same.values():
+        weight = group[0].experiment.training.lambda_theta
+        metrics = [evaluate(run.predictions()) for run in group]
+        printed = _printed_lambda(weight) if _is_cub(runs) else None
+        rows[weight] = {
+            "seeds": len(metrics),
+            **_cells(_of_metrics(metrics, METRICS), several),
+            "paper: lambda as printed": np.nan if printed is None else printed,
+            "paper: lambda per example": np.nan if printed is None else authors_weight(printed),
+            **_published(TABLE_3.get(printed, {}), ("Top-1 Loc", "Top-1 Class")),
+        }
+    return _table(dict(sorted(rows.items())), "lambda", runs)
+
+
+def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Tables IV and V: every method of the paper, and four rows that it leaves out.
+
+    A method with score maps is judged at the threshold that is best on its own val split, and in
+    the ``at 20 %`` columns at the fixed one of the original CAM. MaxBoxAccV2 needs no threshold:
+    see `cstn_lib.evaluation.metrics.max_box_acc_v2`. A centred square knows no class, and the
+    Top-5 box is a reading of CSTN's GT-Known: what they cannot have is left blank, as in the paper.
+
+    Args:
+        runs: of all experiments of `METHODS` on one data set; seeds are averaged.
+
+    Raises:
+        InputError: one of them is missing, or there are several data sets.
+    """
+    same = _of_one_data_set(runs, tuple(METHODS.values()))
+    several = _several(same)
+    published = {"CUB-200-2011": TABLE_4, "ImageNet": TABLE_5}.get(
+        STANDS_FOR.get(runs[0].experiment.data.name, ""), {}
+    )
+    measured = {name: _compared(same[experiment]) for name, experiment in METHODS.items()}
+    top5 = [evaluate(run.predictions())["top5_box_loc"] for run in same["cstn"]]
+    measured[TOP_5] = {"GT-Known Loc": top5}
+    # the same for every seed: said once, without an interval
+    square = [centred_square_loc(same["cstn"][0], iou) for iou in MAX_BOX_ACC_IOUS]
+    measured[SQUARE] = {
+        "GT-Known Loc": [centred_square_loc(same["cstn"][0])],
+        "MaxBoxAccV2": [float(np.mean(square))],
+    }
+    rows = {}
+    for name in COMPARISON_ROWS:
+        values = measured[name]
+        group = same.get(METHODS.get(name, ""), [])
+        rows[name] = {
+            "seeds": len(group) or len(values["GT-Known Loc"]),
+            **_cells({c: values.get(c, []) for c in COMPARISON_COLUMNS}, several),
+            "threshold": _mean([100 * t for t in _thresholds(group)], 1),
+            "training seconds": _mean([run.facts["training_seconds"] for run in group], 1),
+        }
+        paper_row = dict(zip(TABLE_COLUMNS, published.get(name, ()), strict=False))
+        rows[name] |= _published(paper_row, TABLE_COLUMNS)
+    return _table(rows, "method", runs)
+
+
+def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
+    """GT-Known hits behind each row of `comparison_table`: one (n,) boolean array a seed."""
+    same = _of_one_data_set(runs, tuple(METHODS.values()))
+    hit = {name: [judged(run) for run in same[experiment]] for name, experiment in METHODS.items()}
+    found = {name: [h["gt_known_loc"].to_numpy() for h in seeds] for name, seeds in hit.items()}
+    found[TOP_5] = [h["top5_box_loc"].to_numpy() for h in hit["CSTN"]]
+    found[SQUARE] = [centred_square_hits(same["cstn"][0])]
+    return {name: found[name] for name in COMPARISON_ROWS}
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What a table is made of.
+
+    Attributes:
+        datasets: whose place ours take in the paper.
+        experiments: names of `cstn_lib.reproduction.experiments.EXPERIMENTS`, each with every seed.
+        make: the table from the finished runs.
+    """
+
+    datasets: tuple[str, ...]
+    experiments: tuple[str, ...]
+    make: Callable[[Sequence[Run]], pd.DataFrame]
+
+
+TABLES = {
+    "table-1": TableSpec(("birds-cub", "birds-ilsvrc"), ("cstn",), table_1),
+    "table-2": TableSpec(("birds-cub",), ("plain", "cstn"), table_2),
+    "table-3": TableSpec(("birds-cub",), ("cstn", *LAMBDA_STUDY), table_3),
+    "table-4": TableSpec(("birds-cub",), tuple(METHODS.values()), comparison_table),
+    "table-5": TableSpec(("birds-ilsvrc",), tuple(METHODS.values()), comparison_table),
+}
+
+
+def table_experiments(
+    name: str, profile: str, *, dataset: str = "", seeds: int = 0
+) -> list[Experiment]:
+    """Every training that a table needs, seed after seed of each.
+
+    Args:
+        name: a key of `TABLES`.
+        profile: one of `cstn_lib.reproduction.experiments.PROFILES`.
+        dataset: instead of the table's own, with commas where there are several.
+        seeds: how many; 0: as many as the profile has.
+
+    Raises:
+        InputError: a name is unknown, or the table takes fewer data sets.
+    """
+    if name not in TABLES:
+        raise unknown_name("table", name, TABLES)
+    spec = TABLES[name]
+    chosen = dataset.split(",") if dataset else spec.datasets
+    if len(chosen) > len(spec.datasets):
+        most = "one data set" if len(spec.datasets) == 1 else f"{len(spec.datasets)} data sets"
+        raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
+    return [
+        experiment
+        for data in chosen
+        for experiment in seeded_experiments(spec.experiments, data, profile, seeds=seeds)
+    ]
+
+
+def runs_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by the name of their experiment, each in the order given."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.experiment.name, []).append(run)
+    return groups
+
+
+def centred_square_hits(run: Run, iou: float = IOU_THRESHOLD) -> np.ndarray:
+    """(n,) which test images one fixed centred square finds; its side was chosen on val."""
+    side = best_centred_square(ground_truth(run.predictions("val")))
+    truth = ground_truth(run.predictions())
+    square = np.broadcast_to(centred_square(side), (len(truth.offsets) - 1, 1, 4))
+    return best_iou(square, truth)[:, 0] >= iou
+
+
+def centred_square_loc(run: Run, iou: float = IOU_THRESHOLD) -> float:
+    """GT-Known Loc of that square, in [0, 1]."""
+    return float(centred_square_hits(run, iou).mean())
+
+
+def save_table_files(table: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write a table as ``name.csv`` and ``name.md``."""
+    with atomic_file(folder / f"{name}.csv") as temporary:
+        table.to_csv(temporary)
+    with atomic_file(folder / f"{name}.md") as temporary:
+        temporary.write_text(markdown_table(table), encoding="utf-8")
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table in Markdown, its index first; what is missing stays blank."""
+    frame = table.reset_index().map(lambda v: "" if v is None or v != v else f"{v}")
+    header = [str(column) for column in frame.columns]
+    lines = [header, ["---"] * len(header), *frame.to_numpy().tolist()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _compared(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """A method's values in Tables IV and V, one a seed; none where the column is not for it."""
+    values = _of_metrics([judged(run).mean() for run in runs], METRICS)
+    values["MaxBoxAccV2"] = [max_box_acc_v2(run.predictions()) for run in runs]
+    if _thresholds(runs):
+        fixed = [evaluate(run.predictions()) for run in runs]
+        values["Top-1 Loc at 20 %"] = [f["top1_loc"] for f in fixed]
+        values["GT-Known Loc at 20 %"] = [f["gt_known_loc"] for f in fixed]
+    return values
+
+
+def _thresholds(runs: Sequence[Run]) -> list[float]:
+    """Those chosen on val, one a seed; none for methods without score maps."""
+    chosen = [choose_threshold(run.predictions("val")) for run in runs]
+    return [threshold for threshold in chosen if threshold is not None]
+
+
+def _of_metrics(
+    metrics: Sequence[Mapping[str, float]], columns: Iterable[str]
+) -> dict[str, list[float]]:
+    return {name: [m[METRICS[name]] for m in metrics] for name in columns}
+
+
+def _cells(values: Mapping[str, Sequence[float]], several: bool) -> dict[str, float]:
+    """Means over the seeds in percent, blank without values; beside them their ± if `several`."""
+    cells = {}
+    for name, fractions in values.items():
+        cells[name] = _mean([100 * f for f in fractions], 2)
+        if several:
+            reach = np.nan
+            if fractions:
+                interval = seed_interval(100 * np.asarray(fractions))
+                reach = round(interval.high - interval.mean, 2)
+            cells[f"{name} ±"] = reach
+    return cells
+
+
+def _mean(values: Sequence[float], digits: int) -> float:
+    return round(float(np.mean(values)), digits) if values else np.nan
+
+
+def _published(row: Mapping[str, float | None], columns: Sequence[str]) -> dict[str, float]:
+    """The paper's cells; blank where the paper or its whole data set has none."""
+    values = {column: row.get(column) for column in columns}
+    return {f"paper: {c}": np.nan if value is None else value for c, value in values.items()}
+
+
+def _of_one_data_set(runs: Sequence[Run], experiments: Sequence[str]) -> dict[str, list[Run]]:
+    """The runs of each experiment, in that order."""
+    datasets = dict.fromkeys(run.experiment.data.name for run in runs)
+    if len(datasets) > 1:
+        raise InputError(f"runs of {', '.join(datasets)}: expected one data set")
+    groups = runs_of(runs)
+    missing = [name for name in experiments if name not in groups]
+    if missing:
+        raise InputError(f"runs of {', '.join(groups) or 'nothing'}: {', '.join(missing)} missing")
+    return {name: groups[name] for name in experiments}
+
+
+def _several(groups: Mapping[str, Sequence[Run]]) -> bool:
+    return max(len(group) for group in groups.values()) > 1
+
+
+def _is_cub(runs: Sequence[Run]) -> bool:
+    """Whether the data set takes the place of the one that Tables II and III are about."""
+    return STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
+
+
+def _printed_lambda(weight: float) -> float | None:
+    """The row of the paper's Table III that a lambda per example meets; None: it has none."""
+    same_effect = {authors_weight(printed): printed for printed in TABLE_3}
+    return same_effect.get(weight, weight if weight in TABLE_3 else None)
+
+
+def _table(
+    rows: Mapping[object, Mapping[str, object]], what: str, runs: Sequence[Run]
+) -> pd.DataFrame:
+    """Rows by name; the name of the index tells the data set, in files too."""
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(f"{what} on {runs[0].experiment.data.name}")

@@ -1,0 +1,264 @@
+"""f' = conv(f, theta) (section III-C) in ways that differ in speed alone.
+
+A sampler is a differentiable function (features (B, C, H, W), theta (B, h, w, 2, 3), window, kernel
+(out, K * K * C), taps first) -> (B, h * w, out). It draws the bilinear mean of the four cells
+around every transformed tap of every location, zero outside the map, and weighs what a location
+drew with the kernel. The ways of `SAMPLERS` give the same values and gradients, but for taps
+exactly on a cell: there the mean has a kink, and the gradient of theta may be either side's.
+
+* ``loops``: the plain loops of `cstn_lib.samplers.loops`, compiled; CPU only, needs numba.
+* ``gather``: four neighbours and their weights through `torch.nn.functional.embedding_bag`.
+* ``grid_sample``: `torch.nn.functional.grid_sample`, once for all locations of an image.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cstn_lib.geometry import Window, sampling_points
+
+__all__ = ["SAMPLERS", "choose_sampler", "convolve_points"]
+
+Sampler = Callable[[Tensor, Tensor, Window, Tensor], Tensor]
+
+CACHE_BYTES = 4 << 20  # of samples at a time, about as much as the caches of two processors hold
+
+
+def choose_sampler(features: Tensor) -> str:
+    """The fastest sampler for a map's device and width, as measured in ``benchmarks/``."""
+    if features.device.type != "cpu":
+        return "grid_sample"
+    if has_loops():
+        return "loops"
+    return "gather" if features.shape[1] < 256 else "grid_sample"
+
+
+@cache
+def has_loops() -> bool:
+    """Whether numba is installed and works, which takes importing it: a second, once."""
+    try:
+        import cstn_lib.samplers.loops  # noqa: F401
+    except ImportError:  # also numba's word for a NumPy that it does not know
+        return False
+    return True
+
+
+def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
+    """The same on the CPU for taps that no theta describes, as of a deformable convolution.
+
+    Args:
+        points: (B, L, K * K, 2) as (x, y) in cells.
+
+    Returns:
+        (B, L, out).
+    """
+    if not has_loops():
+        return F.linear(_gather(features, points).flatten(2), kernel)
+    # each point is a location of its own, with one tap that its theta moves there
+    theta = F.pad(points.flatten(1, 2).unsqueeze(-1), (2, 0)).flatten(2)
+    nowhere = points.new_zeros(theta.shape[1], 2)
+    return _loops(features, theta, nowhere, points.new_tensor([[0.0, 0.0, 1.0]]), kernel)
+
+
+def _by_grid_sample(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
+    """`grid_sample` for all locations at once."""
+    height, width = features.shape[2:]
+    points = sampling_points(theta, window, (height, width))
+    grid = (2 * points + 1) / points.new_tensor([width, height]) - 1
+    # in the points' precision: bfloat16 would move them by whole cells
+    values = F.grid_sample(features.to(grid.dtype), grid, align_corners=False)  # (B, C, L, T)
+    return F.linear(values.to(features.dtype).permute(0, 2, 3, 1).flatten(2), kernel)
+
+
+def _by_gather(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
+    points = sampling_points(theta, window, (features.shape[2], features.shape[3]))
+    return F.linear(_gather(features, points).flatten(2), kernel)
+
+
+def _gather(features: Tensor, points: Tensor) -> Tensor:
+    """Four neighbours and their weights through `embedding_bag`, with channels last."""
+    height, width = features.shape[2:]
+    x, y = points[..., 0].clamp(-1, width) + 1, points[..., 1].clamp(-1, height) + 1
+    # the last cell keeps a right-hand neighbour: its own weight is then 0 or 1
+    # and a theta that is NaN gives NaN values, not an index outside
+    left = x.detach().floor().clamp(0, width).nan_to_num(0)
+    top = y.detach().floor().clamp(0, height).nan_to_num(0)
+    across = torch.stack([1 - (x - left), x - left], dim=-1)
+    down = torch.stack([1 - (y - top), y - top], dim=-1)
+    weights = (down.unsqueeze(-1) * across.unsqueeze(-2)).view(-1, 4).to(features.dtype)
+    stride = width + 2
+    image = torch.arange(len(points), device=points.device).view(-1, 1, 1) * (height + 2) * stride
+    corner = (image + top.long() * stride + left.long()).view(-1, 1)
+    neighbours = corner + torch.tensor([0, 1, stride, stride + 1], device=points.device)
+    # a rim of zeros stands for everything outside: points were clamped onto it
+    cells = F.pad(features.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2)
+    values = F.embedding_bag(neighbours, cells, mode="sum", per_sample_weights=weights)
+    return values.view(*points.shape[:3], features.shape[1])
+
+
+def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
+    height, width = features.shape[2:]
+    centres = window.centres((height, width), features.device).flatten(0, 1)
+    taps = F.pad(window.taps(features.device), (0, 1), value=1.0) * (window.extent / 2)
+    return _loops(features, theta.flatten(1, 2).flatten(2), centres, taps, kernel)
+
+
+@torch.compiler.disable  # it would follow numba into its compiler
+def _loops(
+    features: Tensor, theta: Tensor, centres: Tensor, taps: Tensor, kernel: Tensor
+) -> Tensor:
+    """The compiled loops, in float32 at least: bfloat16 would move points by whole cells.
+
+    Args:
+        theta: (B, L, 6); theta, centres and taps as of `bilinear_loops.sample`.
+    """
+    narrow = features.dtype
+    if torch.is_autocast_enabled("cpu"):
+        narrow = torch.get_autocast_dtype("cpu")
+    wide = torch.promote_types(torch.promote_types(narrow, theta.dtype), torch.float32)
+    places = [tensor.to(wide) for tensor in (theta.contiguous(), centres, taps)]
+    return _ConvolveLoops.apply(features, *places, kernel.to(wide), narrow)
+
+
+class _ConvolveLoops(torch.autograd.Function):
+    """The compiled loops and the matrix product, a few images at a time.
+
+    The samples are many times as large as the map. They are not all there at once: a buffer small
+    enough for the cache holds those of a few images (at least one a thread), and the backward pass
+    draws them again, where their gradient was. The buffer is made once, because fresh memory is
+    dear: the operating system hands it out page by page. For the same reason map and output keep
+    their type: only what is in the buffers is float32.
+
+    Under bfloat16 the product itself rounds what it multiplies, while it reads it: a copy of the
+    samples would take longer than the product.
+    """
+
+    @staticmethod
+    def forward(ctx, features, theta, centres, taps, kernel, narrow):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(features, theta, centres, taps, kernel)
+        ctx.narrow = narrow
+        locations = theta.shape[1] * len(taps) * features.shape[1] // kernel.shape[1]
+        outputs = kernel.new_empty(len(theta), locations, len(kernel), dtype=narrow)
+        with _products(narrow):
+            for images, cells, samples in _in_chunks(features, theta, taps):
+                _draw(cells, (theta[images], centres, taps), samples)
+                rows = samples.view(-1, kernel.shape[1])
+                outputs[images] = torch.mm(rows, kernel.T).view(len(cells), locations, -1)
+        return outputs
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():  # create_graph=True; `once_differentiable` would not tell
+            raise RuntimeError(
+                "sampler 'loops' has no second derivative; use sampler='grid_sample'"
+            )
+        features, theta, centres, taps, kernel = ctx.saved_tensors
+        of_features, of_theta = torch.empty_like(features), torch.empty_like(theta)
+        of_kernel, of_cells = torch.zeros_like(kernel), None
+        with _products(ctx.narrow):
+            for images, cells, samples in _in_chunks(features, theta, taps):
+                coming = gradient[images].flatten(0, 1).to(kernel.dtype)  # (b * L, out)
+                rows = samples.view(-1, kernel.shape[1])
+                torch.mm(coming, kernel, out=rows)  # the gradient of the samples
+                of_cells = torch.empty_like(cells) if of_cells is None else of_cells[: len(cells)]
+                places = theta[images], centres, taps
+                _spread(cells, places, samples, of_cells.zero_(), of_theta[images])
+                of_kernel.addmm_(coming.T, rows)
+                of_features[images] = of_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+        return of_features, of_theta, None, None, of_kernel, None
+
+
+class _Bfloat16Products(AbstractContextManager):
+    """Lets matrix products of float32 round to bfloat16 what they read.
+
+    The setting belongs to the process: the first thread inside changes it and the last one out
+    puts it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.before = _swap_precision("bf16")
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                _swap_precision(self.before)
+
+
+def _swap_precision(precision: str) -> str:
+    """Set how products of float32 round on the CPU; returns what was set before."""
+    products = getattr(torch.backends.mkldnn, "matmul", None)
+    if products is not None:
+        before, products.fp32_precision = products.fp32_precision, precision
+        return before
+    before = torch.get_float32_matmul_precision()  # up to PyTorch 2.8
+    torch.set_float32_matmul_precision("medium" if precision == "bf16" else precision)
+    return before
+
+
+_bfloat16_products = _Bfloat16Products()
+
+
+def _products(narrow: torch.dtype) -> AbstractContextManager:
+    return _bfloat16_products if narrow == torch.bfloat16 else nullcontext()
+
+
+def _in_chunks(
+    features: Tensor, theta: Tensor, taps: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Parts of the batch: which images, their cells with a rim, and room for (b, L, T, C) samples.
+
+    The next part overwrites the room.
+    """
+    batch, channels, height, width = features.shape
+    shape = (theta.shape[1], len(taps), channels)
+    an_image = prod(shape) * theta.element_size()
+    step = max(CACHE_BYTES // max(an_image, 1), torch.get_num_threads())
+    step = max(min(step, batch), 1)  # a batch may be empty, as of a convolution
+    all_cells = theta.new_zeros(step, height + 2, width + 2, channels)
+    all_samples = theta.new_empty(step, *shape)
+    for start in range(0, batch, step):
+        images = slice(start, min(start + step, batch))
+        count = images.stop - start
+        cells = all_cells[:count]
+        cells[:, 1:-1, 1:-1] = features[images].permute(0, 2, 3, 1)  # the rim stays zero
+        yield images, cells, all_samples[:count]
+
+
+def _draw(cells: Tensor, places: Sequence[Tensor], samples: Tensor) -> None:
+    from cstn_lib.samplers import (
+        loops as bilinear_loops,  # importing numba takes longer than many a script
+    )
+
+    arrays = [tensor.numpy() for tensor in (cells, *places, samples)]
+    bilinear_loops.sample(*arrays, torch.get_num_threads())
+
+
+def _spread(
+    cells: Tensor, places: Sequence[Tensor], samples: Tensor, of_cells: Tensor, of_theta: Tensor
+) -> None:
+    from cstn_lib.samplers import loops as bilinear_loops
+
+    arrays = [tensor.numpy() for tensor in (cells, *places, samples, of_cells, of_theta)]
+    bilinear_loops.spread(*arrays, torch.get_num_threads())
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "loops": _by_loops,
+    "gather": _by_gather,
+    "grid_sample": _by_grid_sample,
+}

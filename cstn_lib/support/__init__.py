@@ -1,0 +1,1 @@
+"""What every room uses: errors, whole files, the machine, the project's folders."""

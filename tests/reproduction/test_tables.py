@@ -1,0 +1,379 @@
+"""The tables against plain loops over the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from cstn_lib.evaluation.predictions import array
+from cstn_lib.reproduction.experiments import EXPERIMENTS, LAMBDA_STUDY, LAMBDA_THETA
+from cstn_lib.reproduction.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
+from cstn_lib.reproduction.runs import Run
+from cstn_lib.reproduction.tables import (
+    METHODS,
+    TABLES,
+    centred_square_hits,
+    centred_square_loc,
+    comparison_hits,
+    comparison_table,
+    runs_of,
+    save_table_files,
+    table_1,
+    table_2,
+    table_3,
+    table_experiments,
+)
+from cstn_lib.support.errors import InputError
+
+MEASURED = [
+    "Top-1 Loc without transform",
+    "Top-1 Loc with transform",
+    "GT-Known without transform",
+    "GT-Known with transform",
+    "Top-5 box Loc",
+    "Top-1 Class",
+]
+
+
+def right(boxes: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether one of the boxes overlaps one of the ground truth by half."""
+    boxes, truth = np.reshape(boxes, (-1, 4)), np.reshape(truth, (-1, 4))
+    tensors = [torch.from_numpy(b.astype(np.float64)) for b in (boxes, truth)]
+    return bool((box_iou(*tensors) >= 0.5).any())
+
+
+def percentages(run: Run) -> dict[str, float]:
+    """The measured columns by a loop over the images."""
+    table = run.predictions()
+    counts = dict.fromkeys(MEASURED, 0)
+    for i, line in table.iterrows():
+        truth = line["gt_boxes"]
+        correct = line["label"] == line["predicted"]
+        counts["Top-1 Class"] += correct
+        for column, kind in (("without", "default_box"), ("with", "box")):
+            predicted = array(table, f"predicted_{kind}")[i, 0]
+            known = array(table, f"true_{kind}")[i, 0]
+            counts[f"Top-1 Loc {column} transform"] += correct and right(predicted, truth)
+            counts[f"GT-Known {column} transform"] += right(known, truth)
+        counts["Top-5 box Loc"] += right(array(table, "true_box")[i], truth)
+    return {name: 100 * count / len(table) for name, count in counts.items()}
+
+
+def test_one_seed(finished_runs: list[Run]):
+    runs = finished_runs[::2]
+    table = table_1(runs)
+    assert table.index.tolist() == ["birds-cub", "birds-ilsvrc"]
+    assert table["seeds"].tolist() == [1, 1]
+    assert not [column for column in table.columns if "±" in column]
+    for run in runs:
+        row = table.loc[run.experiment.data.name]
+        for name, value in percentages(run).items():
+            assert row[name] == pytest.approx(value, abs=0.0051), name
+    assert (table[MEASURED].to_numpy() > 0).any(), "or the comparison says little"
+
+
+def test_several_seeds(finished_runs: list[Run]):
+    table = table_1(finished_runs)
+    assert table["seeds"].tolist() == [2, 2]
+    for dataset in table.index:
+        each = [percentages(r) for r in finished_runs if r.experiment.data.name == dataset]
+        for name in MEASURED:
+            one, other = (values[name] for values in each)
+            assert table.loc[dataset, name] == pytest.approx((one + other) / 2, abs=0.0051)
+            # Student's t of one degree of freedom is tan(0.475 pi); s / sqrt(2) is |a - b| / 2
+            reach = np.tan(0.475 * np.pi) * abs(one - other) / 2
+            assert table.loc[dataset, f"{name} ±"] == pytest.approx(reach, abs=0.0051)
+    assert (table[[f"{name} ±" for name in MEASURED]].to_numpy() > 0).any()
+
+
+def test_the_papers_columns(finished_runs: list[Run]):
+    table = table_1(finished_runs)
+    places = {"birds-cub": "CUB-200-2011", "birds-ilsvrc": "ImageNet"}
+    for dataset, published in places.items():
+        row = table.loc[dataset]
+        assert row["paper: data set"] == published
+        for side in ("without transform", "with transform"):
+            assert row[f"paper: Top-1 Loc {side}"] == TABLE_1[published][side]
+
+
+def test_the_order_of_runs_is_the_order_of_rows(finished_runs: list[Run]):
+    assert table_1(finished_runs[::-1]).index.tolist() == ["birds-ilsvrc", "birds-cub"]
+
+
+def test_centred_square_is_chosen_on_val_and_counted_on_test(finished_runs: list[Run]):
+    run = finished_runs[0]
+
+    def loc(side: float, split: str) -> float:
+        square = np.array([0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2])
+        images = run.split(split)
+        return np.mean([right(square, images.boxes_of(i)) for i in range(len(images))])
+
+    sides = np.arange(1, 81) / 80
+    on_val = [loc(side, "val") for side in sides]
+    best = {loc(s, "test") for s, v in zip(sides, on_val, strict=True) if v == max(on_val)}
+    assert centred_square_loc(run) in best
+    row = table_1([run]).loc["birds-cub"]
+    assert row["centred square"] == round(100 * centred_square_loc(run), 2)
+
+
+def cells(line: str) -> list[str]:
+    assert line.startswith("| ") and line.endswith(" |")
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["two seeds", "one seed"])
+def test_files(finished_runs: list[Run], tmp_path: Path, step):
+    table = table_1(finished_runs[::step])
+    save_table_files(table, tmp_path / "new" / "figures", "table_1")
+    folder = tmp_path / "new" / "figures"
+    assert sorted(path.name for path in folder.iterdir()) == ["table_1.csv", "table_1.md"]
+    again = pd.read_csv(folder / "table_1.csv", index_col="data set")
+    pd.testing.assert_frame_equal(again, table)
+
+    text = (folder / "table_1.md").read_text(encoding="utf-8")
+    assert text.endswith("|\n")
+    header, rule, *rows = text.splitlines()
+    assert cells(header) == ["data set", *table.columns]
+    assert set(cells(rule)) == {"---"}
+    assert len(rows) == len(table)
+    for line, (dataset, row) in zip(rows, table.iterrows(), strict=True):
+        values = cells(line)
+        assert len(values) == len(cells(header)) == len(cells(rule))
+        assert values[0] == dataset
+        for name, value in zip(cells(header)[1:], values[1:], strict=True):
+            if name in MEASURED:
+                assert float(value) == row[name]
+
+
+def test_a_data_set_the_paper_does_not_have(tmp_path: Path):
+    """Blank cells stay blank, and the lines keep their length."""
+    table = pd.DataFrame({"a": [1.5, float("nan")], "b": ["x", None]}, index=["one", "two"])
+    save_table_files(table.rename_axis("data set"), tmp_path, "t")
+    lines = (tmp_path / "t.md").read_text(encoding="utf-8").splitlines()
+    assert [cells(line) for line in lines] == [
+        ["data set", "a", "b"],
+        ["---", "---", "---"],
+        ["one", "1.5", "x"],
+        ["two", "", ""],
+    ]
+
+
+# Tables II to V, from predictions written by hand: four images, so a cell is a multiple of 25
+
+WriteRun = Callable[..., Run]
+
+
+def student(one: float, other: float) -> float:
+    """The half width of the 95 % interval of two values: one degree of freedom."""
+    return np.tan(0.475 * np.pi) * abs(one - other) / 2
+
+
+def test_table_2(write_run: WriteRun):
+    plain = write_run("plain", ["+rx", "+xr", "-rx", "-xx"])
+    cstn = write_run("cstn", ["+rx", "+rx", "+rr", "-rx"])
+    table = table_2([cstn, plain])  # rows are in the paper's order whatever the runs' is
+    assert table.index.tolist() == ["Without conv STN", "With conv STN"]
+    assert table.index.name == "type on birds-cub"
+    assert table["seeds"].tolist() == [1, 1]
+    assert table["Top-1 Class"].tolist() == [50, 75]
+    assert table["Top-1 Loc"].tolist() == [25, 75]
+    assert table["GT-Known Loc"].tolist() == [50, 100]
+    for name, published in TABLE_2.items():
+        for column, value in published.items():
+            assert table.loc[name, f"paper: {column}"] == value
+    assert not [column for column in table if "±" in column]
+
+
+def test_table_2_of_two_seeds(write_run: WriteRun):
+    runs = [write_run("plain", ["+r", "+x", "+x", "+x"], seed=seed) for seed in (0, 1)]
+    runs += [write_run("cstn", ["+r", "+r", "+r", "+x"]), write_run("cstn", ["+r", "+x"], seed=1)]
+    table = table_2(runs)
+    assert table["seeds"].tolist() == [2, 2]
+    assert table["Top-1 Loc"].tolist() == [25, (75 + 50) / 2]
+    assert table["Top-1 Loc ±"].tolist() == pytest.approx([0, student(75, 50)], abs=0.0051)
+    assert table["Top-1 Class ±"].tolist() == [0, 0]
+
+
+def test_table_3(write_run: WriteRun):
+    """The larger lambda, the more images are right here."""
+    images = {name: ["+r"] * i + ["-x"] * (7 - i) for i, name in enumerate(LAMBDA_STUDY)}
+    runs = [write_run(name, some) for name, some in images.items()]
+    table = table_3([write_run("cstn", ["-r"] * 7), *runs])
+    assert table.index.tolist() == sorted([*LAMBDA_STUDY.values(), LAMBDA_THETA])
+    for i, weight in enumerate(LAMBDA_STUDY.values()):
+        measured = table.loc[weight, ["Top-1 Loc", "GT-Known Loc", "Top-1 Class"]]
+        assert measured.tolist() == pytest.approx([100 * i / 7] * 3, abs=0.0051)
+    assert table.loc[LAMBDA_THETA, ["Top-1 Loc", "GT-Known Loc"]].tolist() == [0, 100]
+
+    published = table.dropna()
+    assert published.index.tolist() == sorted(TABLE_3)
+    assert published["paper: lambda as printed"].tolist() == sorted(TABLE_3)
+    assert published["paper: lambda per example"].tolist() == [16 * v for v in sorted(TABLE_3)]
+    for weight, row in TABLE_3.items():
+        assert published.loc[weight, "paper: Top-1 Loc"] == row["Top-1 Loc"]
+        assert published.loc[weight, "paper: Top-1 Class"] == row["Top-1 Class"]
+
+
+def compared_runs(write_run: WriteRun, dataset: str = "birds-cub", seed: int = 0) -> list[Run]:
+    """All methods; every one with score maps is right at 0.5 on val, and as written on test."""
+    val = [("+", [0.5]), ("+", [0.5, 0.2]), ("-", [0.5])]
+    maps = {
+        "cam": [("+", [0.5]), ("+", [0.5, 0.2]), ("-", [0.5]), ("+", [0.2])],
+        "has": [("+", [0.9]), ("+", [0.9]), ("+", [0.9]), ("-", [0.2])],
+    }
+    votes = {"cstn": ["+xr", "+rx", "-rx", "-xx"], "stn": ["+r", "+r", "+r", "-x"]}
+    return [
+        write_run(name, maps[name], val, dataset=dataset, seed=seed)
+        if name in maps
+        else write_run(name, votes.get(name, ["+x", "+x", "+x", "+r"]), dataset=dataset, seed=seed)
+        for name in METHODS.values()
+    ]
+
+
+def test_comparison_table(write_run: WriteRun):
+    table = comparison_table(compared_runs(write_run))
+    assert table.index.tolist() == [
+        *TABLE_4,
+        "fixed centred square",
+        "plain convolution",
+        "global STN",
+        "deformable convolution",
+    ]
+    assert set(table["seeds"]) == {1}
+    rows = table.loc[:, "Top-1 Loc":"training seconds"].astype(object)
+    rows = rows.where(rows.notna(), None)
+    # Top-1 Loc, GT-Known; both at 20 %; Top-1 Class, MaxBoxAccV2; threshold, seconds
+    assert rows.loc["CAM"].tolist() == [50, 75, 50, 50, 75, 75, 50, 10]
+    # what is best on test does not help: val chose 50 %, where nothing is right
+    assert rows.loc["HaS"].tolist() == [0, 0, 0, 25, 75, 75, 50, 10]
+    assert rows.loc["CSTN"].tolist() == [25, 50, None, None, 50, 50, None, 10]
+    assert rows.loc["CSTN Top-5 box"].tolist() == [None, 75, *[None] * 6]
+    assert rows.loc["global STN"].tolist() == [75, 75, None, None, 75, 75, None, 10]
+    # every object is the same centred square of half the image's side
+    assert rows.loc["fixed centred square"].tolist() == [
+        None,
+        100,
+        None,
+        None,
+        None,
+        100,
+        *[None] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "published"), [("birds-cub", TABLE_4), ("birds-ilsvrc", TABLE_5)]
+)
+def test_comparison_table_beside_the_papers(write_run: WriteRun, dataset, published):
+    table = comparison_table(compared_runs(write_run, dataset))
+    assert table.index.name == f"method on {dataset}"
+    columns = [f"paper: {name}" for name in ("Top-1 Loc", "GT-Known Loc", "Top-1 Class")]
+    for name, row in table[columns].iterrows():
+        values = [None if np.isnan(value) else value for value in row]
+        assert values == list(published.get(name, [None] * 3))
+
+
+def test_comparison_table_of_two_seeds(write_run: WriteRun):
+    first, second = compared_runs(write_run), compared_runs(write_run, seed=1)
+    second = [run for run in second if run.experiment.name != "cstn"]
+    second.append(write_run("cstn", ["+r", "+r", "+r", "+r"], seed=1))
+    table = comparison_table([*second, *first])
+    assert table.loc["CSTN", "seeds"] == table.loc["CSTN Top-5 box", "seeds"] == 2
+    assert table.loc["CSTN", "GT-Known Loc"] == 75
+    assert table.loc["CSTN", "GT-Known Loc ±"] == pytest.approx(student(50, 100), abs=0.0051)
+    assert table.loc["CSTN Top-5 box", "GT-Known Loc"] == 87.5
+    assert table.loc["CAM", "GT-Known Loc ±"] == 0
+    assert np.isnan(table.loc["CSTN", "GT-Known Loc at 20 % ±"])
+    square = table.loc["fixed centred square"]
+    assert (square["seeds"], square["GT-Known Loc"]) == (1, 100)
+    assert np.isnan(square["GT-Known Loc ±"])
+
+
+def test_comparison_hits_are_what_the_table_counts(write_run: WriteRun):
+    runs = [*compared_runs(write_run), *compared_runs(write_run, seed=1)]
+    table, hit = comparison_table(runs), comparison_hits(runs)
+    assert list(hit) == table.index.tolist()
+    for name, row in table.iterrows():
+        assert len(hit[name]) == row["seeds"]
+        assert 100 * np.mean(hit[name]) == row["GT-Known Loc"]
+
+
+def test_centred_square_hits_at_another_iou(finished_runs: list[Run]):
+    run = finished_runs[0]
+    loose, usual, strict = (centred_square_hits(run, iou) for iou in (0.3, 0.5, 0.7))
+    assert (loose >= usual).all() and (usual >= strict).all()
+    assert centred_square_loc(run) == usual.mean() > strict.mean()
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "table-1"])
+def test_tables_of_one_data_set_say_what_is_wrong(write_run: WriteRun, name):
+    spec = TABLES[name]
+    everything = [write_run(experiment, ["+r"]) for experiment in spec.experiments]
+    with pytest.raises(InputError, match=f"^.*: {spec.experiments[-1]} missing$"):
+        spec.make(everything[:-1])
+    elsewhere = write_run(spec.experiments[0], ["+r"], dataset="birds-ilsvrc")
+    with pytest.raises(InputError, match="birds-cub, birds-ilsvrc: expected one data set"):
+        spec.make([*everything, elsewhere])
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "table-1"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_files_of_every_table(write_run: WriteRun, tmp_path: Path, name, seeds):
+    runs = [
+        write_run(experiment, ["+r", "-x"], seed=seed)
+        for experiment in TABLES[name].experiments
+        for seed in range(seeds)
+    ]
+    table = TABLES[name].make(runs)
+    save_table_files(table, tmp_path, "t")
+    again = pd.read_csv(tmp_path / "t.csv", index_col=0)
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+    lines = (tmp_path / "t.md").read_text(encoding="utf-8").splitlines()
+    assert cells(lines[0]) == [table.index.name, *table.columns]
+    assert len(lines) == len(table) + 2
+
+
+def test_a_data_set_without_a_place_in_the_paper(write_run: WriteRun):
+    tiny = [
+        write_run(name, ["+r"], dataset="tiny-imagenet")
+        for name in dict.fromkeys(n for spec in TABLES.values() for n in spec.experiments)
+    ]
+    for make in (table_2, table_3, comparison_table):
+        table = make(tiny)
+        columns = [column for column in table if column.startswith("paper: ")]
+        assert columns and table[columns].isna().all(axis=None)
+
+
+def test_runs_of(write_run: WriteRun):
+    one, two, three = (write_run(name, ["+r"]) for name in ("cam", "cstn", "cam"))
+    assert runs_of([one, two, three]) == {"cam": [one, three], "cstn": [two]}
+
+
+# Which trainings a table needs
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_table_experiments(name):
+    spec = TABLES[name]
+    needed = table_experiments(name, "cpu")
+    found = [(e.data.name, e.name, e.seed) for e in needed]
+    expected = [(d, e, s) for d in spec.datasets for e in spec.experiments for s in range(3)]
+    assert found == expected
+    assert set(spec.experiments) <= set(EXPERIMENTS)
+    assert len(table_experiments(name, "cpu", seeds=2)) == len(expected) * 2 / 3
+    elsewhere = table_experiments(name, "smoke", dataset="tiny-imagenet")
+    assert {e.data.name for e in elsewhere} == {"tiny-imagenet"}
+
+
+def test_table_experiments_of_what_is_unknown():
+    with pytest.raises(InputError, match="unknown table 'table-9': expected one of table-1, "):
+        table_experiments("table-9", "smoke")
+    for dataset, said in (("none", "'none'"), ("birds-cub,birds-ilsvrc", "one data set")):
+        with pytest.raises(InputError, match=said):
+            table_experiments("table-4", "smoke", dataset=dataset)
