@@ -19,7 +19,7 @@ from matplotlib.ticker import NullFormatter
 
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import area_histogram, box_area, evaluate, max_box_acc_v2
-from cstn_lib.evaluation.predictions import describe_batch, to_table
+from cstn_lib.evaluation.predictions import describe, to_table
 from cstn_lib.models import build_model
 from cstn_lib.plots import use_style
 from cstn_lib.reproduction.bench import median_seconds, peak_megabytes
@@ -101,8 +101,9 @@ def predictions(images: int) -> pd.DataFrame:
     with torch.no_grad():
         output = model(torch.randint(0, 256, (250, 3, 80, 80), dtype=torch.uint8))
     labels = torch.randint(0, 24, (250,))
-    columns = describe_batch(output, labels, model.level_names)
+    columns = describe(output, labels)
     part = {name: value.numpy() for name, value in columns.items()}
+    part = {name: value for name, value in part.items() if value.ndim < 3}
     noise = np.random.default_rng(0)
     part["any_iou"], part["any_default_iou"] = noise.random((2, 250))
     table = to_table({n: np.concatenate([v] * (images // 250)) for n, v in part.items()})

@@ -35,7 +35,7 @@ PYRAMID = ("4", "5")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PRETEXT_WEIGHTS = files("cstn_lib") / "weights" / "small-pretext.safetensors"
+PRETRAINED_WEIGHTS = files("cstn_lib") / "weights" / "small-pretrained.safetensors"
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
@@ -142,10 +142,12 @@ def resnet_backbone(net: torchvision.models.ResNet) -> Backbone:
 def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
     if weights == "none":
         return None
-    if weights == "pretext":
+    if weights == "pretrained":
         if backbone != "small":
-            raise InputError(f"weights 'pretext' belong to backbone 'small', not to {backbone!r}")
-        return _read_weights(Path(str(PRETEXT_WEIGHTS)))
+            raise InputError(
+                f"weights 'pretrained' belong to backbone 'small', not to {backbone!r}"
+            )
+        return _read_weights(Path(str(PRETRAINED_WEIGHTS)))
     if weights == "imagenet":
         if backbone == "small":
             raise InputError("weights 'imagenet' belong to a ResNet, not to backbone 'small'")
@@ -163,7 +165,7 @@ def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise InputError(
-            f"weights {str(path)!r}: expected 'pretext', 'imagenet', 'none' or the path of a "
+            f"weights {str(path)!r}: expected 'pretrained', 'imagenet', 'none' or the path of a "
             ".safetensors or .pth file"
         )
     try:

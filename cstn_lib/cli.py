@@ -143,7 +143,7 @@ def train(
     store = RunStore(runs_dir, data_root, device)
     chosen = make_experiment(experiment, dataset, profile, seed=seed, precision=precision)
     run = store.run(chosen)
-    if experiment != "pretext":  # whose classes are others than those of val and test
+    if experiment != "pretrain":  # whose classes are others than those of val and test
         for split in ("val", "test"):
             run.predictions(split)
     print(run.folder)
@@ -258,14 +258,14 @@ def report(
 @app.command()
 def pretrain(
     output: Annotated[Path, typer.Option(help="the safetensors file to write")] = Path(
-        "small-pretext.safetensors"
+        "small-pretrained.safetensors"
     ),
     device: Device = "auto",
     runs_dir: RunsDir = "",
 ) -> None:
-    """Remake the small backbone's starting weights from the pretext birds."""
+    """Remake the small backbone's starting weights from the pretraining birds."""
     store = RunStore(runs_dir, device=device)
-    run = store.run(make_experiment("pretext", "birds-cub", "quick"))
+    run = store.run(make_experiment("pretrain", "birds-cub", "quick"))
     run.save_backbone(output)
     print(output)
 

@@ -41,22 +41,22 @@ class ModelConfig:
     Attributes:
         num_classes: C; 0 in an experiment, where the run fills in the data's.
         backbone: a name of `BACKBONES`.
-        weights: where the backbone starts: ``"pretext"`` (the small one, trained on other birds),
-            ``"imagenet"`` (torchvision's weights), ``"none"`` (at random) or the path of a
+        weights: where the backbone starts: ``"pretrained"`` (the small one, trained on other
+            birds), ``"imagenet"`` (torchvision's weights), ``"none"`` (at random) or the path of a
             ``.safetensors`` or ``.pth`` file.
         levels: which pyramid levels vote, from the finest to the coarsest; methods without a
             pyramid do without.
         channels: width of the pyramid and of the CSTN.
         localization_channels: hidden width of the localization networks.
         frozen_stages: leading stages of the backbone that are not trained (2 = up to ``layer1``).
-        head: the method: ``"cstn"``; in its place ``"conv"`` an ordinary convolution (Table II) or
+        head: the method: ``"cstn"``; in its place ``"plain"`` an ordinary convolution (Table II) or
             ``"deform"`` a deformable one; ``"stn"`` one transform of the image; ``"cam"``,
             ``"has"``, ``"acol"``, ``"spg"`` and ``"adl"`` read score maps (`cstn_lib.baselines`).
     """
 
     num_classes: int = 0
     backbone: str = "small"
-    weights: str = "pretext"
+    weights: str = "pretrained"
     levels: tuple[LevelConfig, ...] = PAPER_LEVELS
     channels: int = 64
     localization_channels: int = 32

@@ -1,7 +1,7 @@
-"""The one interface of all networks: what they are given and what they say.
+"""What networks are given and what they say; what is made of that is `cstn_lib.evaluation`'s.
 
-`cstn_lib.training.engine` trains and asks a `Localizer` without knowing its method. Two kinds of
-output cover all methods: votes with boxes (`LocalizerOutput`) and score maps (`ScoreMapOutput`).
+`cstn_lib.training` trains and asks a `Localizer` without knowing its method. Two kinds of output
+cover all methods: votes with boxes (`LocalizerOutput`) and score maps (`ScoreMapOutput`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from cstn_lib.config import TrainingConfig
-from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.joint import joint_log_prob
 
-__all__ = ["Localizer", "LocalizerOutput", "ScoreMapOutput"]
+__all__ = ["Localizer", "LocalizerOutput", "ScoreMapOutput", "normalized"]
 
 
 class Localizer(Protocol):
@@ -28,7 +27,7 @@ class Localizer(Protocol):
 
     def __call__(
         self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
-    ) -> Any:
+    ) -> LocalizerOutput | ScoreMapOutput:
         """What the network says of a batch.
 
         Args:
@@ -41,31 +40,6 @@ class Localizer(Protocol):
     def losses(self, output: Any, labels: Tensor, config: TrainingConfig) -> dict[str, Tensor]:
         """The scalar ``loss`` that is minimised, and after it the terms worth a history."""
 
-    def describe(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
-        """Columns of the predictions table, as tensors of B rows
-        (`cstn_lib.evaluation.predictions`).
-
-        May hold more than the table needs, for `judge`.
-        """
-
-    def judge(
-        self,
-        columns: dict[str, np.ndarray],
-        truth: BoxList,
-        image_size: tuple[int, int],
-        *,
-        sweep: bool,
-    ) -> dict[str, np.ndarray]:
-        """The columns of `describe`, completed by those that need the ground truth.
-
-        Args:
-            columns: of B images, gathered from all processes.
-            truth: their ground-truth boxes.
-            image_size: height and width in pixels.
-            sweep: whether boxes at every threshold are wanted, as the final tables need them; a
-                look after each epoch does without.
-        """
-
     def localization_parameters(self) -> list[nn.Parameter]:
         """The parameters that move windows: they learn slowly and are not decayed."""
 
@@ -75,16 +49,18 @@ class LocalizerOutput:
     """Votes: every location of every level scores every class, and owns a box.
 
     Attributes:
-        scores: (B, C, h_s, w_s) class scores, one a level.
-        thetas: (B, h_s, w_s, 2, 3), one a level; empty where the network has no transform.
+        scores: (B, C, h_s, w_s) class scores, one per level.
+        thetas: (B, h_s, w_s, 2, 3), one per level; empty where the network has no transform.
         boxes: (B, N, 4) the box of every location, ``xyxy`` in [0, 1].
         default_boxes: (N, 4) the same at theta = identity.
+        level_names: the pyramid's name of each level.
     """
 
     scores: list[Tensor]
     thetas: list[Tensor]
     boxes: Tensor
     default_boxes: Tensor
+    level_names: tuple[str, ...]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -108,3 +84,10 @@ class ScoreMapOutput:
 
     logits: Tensor
     maps: Tensor
+
+
+def normalized(maps: Tensor) -> Tensor:
+    """Score maps (..., h, w) in [0, 1], each by its own minimum and maximum; zeros if flat."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    scale = torch.where(high > low, high - low, 1)
+    return (maps - low) / scale

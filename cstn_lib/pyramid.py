@@ -1,9 +1,11 @@
-"""The frame of the paper's network (section III-E, Fig. 4), open where something attends.
+"""The paper's network (section III-E, Fig. 4), and the same with plain convolutions.
 
-    image -> backbone -> conv + BN on the last map -> pyramid -> per level: attention -> ReLU
+    image -> backbone -> conv + BN on the last map -> pyramid -> per level: window layer -> ReLU
           -> one 1x1 classifier shared by the levels -> joint distribution (`cstn_lib.joint`)
 
-`PyramidLocalizer` leaves two methods open: which layer attends on a level, and how it is applied.
+`PyramidLocalizer` is the frame. It leaves two methods open: which window layer a level has, and
+how it is applied. `CSTNLocalizer` fills them with `ConvSTN2d`, `PlainLocalizer` with a plain
+convolution.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,63 +20,31 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
 from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
-from cstn_lib.evaluation.boxes import BoxList
-from cstn_lib.evaluation.predictions import describe_batch, judge_boxes
-from cstn_lib.geometry import Window, default_boxes
+from cstn_lib.cstn import ConvSTN2d
+from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.losses import total_loss
 from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.support.errors import InputError
 
-__all__ = ["PyramidLocalizer", "VotingLocalizer"]
+__all__ = ["CSTNLocalizer", "PlainLocalizer", "PyramidLocalizer", "voting_losses"]
 
 
-class VotingLocalizer(nn.Module):
-    """The half of `cstn_lib.outputs.Localizer` shared by networks that vote.
-
-    A subclass sets ``level_names``, the pyramid's name of each level of its `LocalizerOutput`.
-    """
-
-    level_names: tuple[str, ...]
-
-    def losses(
-        self, output: LocalizerOutput, labels: Tensor, config: TrainingConfig
-    ) -> dict[str, Tensor]:
-        """Eq. 4 and its terms, see `cstn_lib.losses.total_loss`."""
-        return total_loss(
-            output.log_joint,
-            output.thetas,
-            labels,
-            output.sizes,
-            lambda_theta=config.lambda_theta,
-            alpha_scale=config.alpha_scale,
-        )
-
-    def describe(self, output: LocalizerOutput, labels: Tensor) -> dict[str, Tensor]:
-        """See `evaluation.predictions.describe_batch`; beside it all boxes, for `judge`."""
-        return {
-            **describe_batch(output, labels, self.level_names),
-            "boxes": output.boxes,
-            "default_boxes": output.default_boxes.expand_as(output.boxes),
-        }
-
-    def judge(
-        self,
-        columns: dict[str, np.ndarray],
-        truth: BoxList,
-        image_size: tuple[int, int],
-        *,
-        sweep: bool,
-    ) -> dict[str, np.ndarray]:
-        """See `cstn_lib.evaluation.predictions.judge_boxes`; there is no threshold to sweep."""
-        return judge_boxes(columns, truth)
-
-    def localization_parameters(self) -> list[nn.Parameter]:
-        """The parameters that move windows: they learn slowly and are not decayed."""
-        return []
+def voting_losses(
+    output: LocalizerOutput, labels: Tensor, config: TrainingConfig
+) -> dict[str, Tensor]:
+    """Eq. 4 and its terms for a network that votes, see `cstn_lib.losses.total_loss`."""
+    return total_loss(
+        output.log_joint,
+        output.thetas,
+        labels,
+        output.sizes,
+        lambda_theta=config.lambda_theta,
+        alpha_scale=config.alpha_scale,
+    )
 
 
-class PyramidLocalizer(VotingLocalizer, ABC):
-    """Backbone, pyramid, one attending layer a level, one classifier shared by the levels.
+class PyramidLocalizer(nn.Module, ABC):
+    """Backbone, pyramid, one window layer per level, one classifier shared by the levels.
 
     Input: images (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]; output: `LocalizerOutput`.
 
@@ -92,28 +61,27 @@ class PyramidLocalizer(VotingLocalizer, ABC):
                 "from the finest to the coarsest"
             )
         self.levels = config.levels
-        self.level_names = tuple(names)
         self.normalize = Normalize()
         self.backbone = build_backbone(config)
         widths = [self.backbone.widths[name] for name in PYRAMID]
-        self.extra = nn.Sequential(
+        self.extra_conv = nn.Sequential(
             nn.Conv2d(widths[-1], widths[-1], 3, padding=1, bias=False), nn.BatchNorm2d(widths[-1])
         )
         self.pyramid = FeaturePyramidNetwork(widths, config.channels)
-        self.attend = nn.ModuleDict(
-            {level.name: self.attention(level, config) for level in config.levels}
+        self.layers = nn.ModuleDict(
+            {level.name: self.make_layer(level, config) for level in config.levels}
         )
         self.classifier = nn.Conv2d(config.channels, config.num_classes, 1)
 
     @abstractmethod
-    def attention(self, level: LevelConfig, config: ModelConfig) -> nn.Module:
-        """The layer that looks at a level's map, of `config.channels` in and out."""
+    def make_layer(self, level: LevelConfig, config: ModelConfig) -> nn.Module:
+        """The window layer of a level, of `config.channels` in and out."""
 
     @abstractmethod
-    def look(
+    def apply_layer(
         self, layer: nn.Module, features: Tensor, window: Window, transform: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Apply a layer made by `attention`.
+        """Apply a layer made by `make_layer`.
 
         Args:
             features: (B, channels, H, W) map of a level.
@@ -121,8 +89,8 @@ class PyramidLocalizer(VotingLocalizer, ABC):
             transform: False keeps the layer to the window.
 
         Returns:
-            the attended map (B, channels, h, w); thetas (B, h, w, 2, 3), or None for a layer
-            without; the boxes it looked at (B, h, w, 4), or None for the default boxes.
+            the layer's output (B, channels, h, w); thetas (B, h, w, 2, 3), or None for a layer
+            without; the boxes it sampled (B, h, w, 4), or None for the default boxes.
         """
 
     def forward(
@@ -134,19 +102,80 @@ class PyramidLocalizer(VotingLocalizer, ABC):
             transform: False keeps every window at its place, which is how features are warmed up.
         """
         maps = self.backbone(self.normalize(images))
-        maps[PYRAMID[-1]] = self.extra(maps[PYRAMID[-1]])
+        maps[PYRAMID[-1]] = self.extra_conv(maps[PYRAMID[-1]])
         maps = self.pyramid(OrderedDict((name, maps[name]) for name in PYRAMID))
         scores, thetas, boxes, defaults = [], [], [], []
         for level in self.levels:
             features = maps[level.name]
             window = level.window
             default = default_boxes(window, (features.shape[2], features.shape[3]), images.device)
-            attended, theta, box = self.look(self.attend[level.name], features, window, transform)
-            scores.append(self.classifier(F.relu(attended)))
+            windowed, theta, box = self.apply_layer(
+                self.layers[level.name], features, window, transform
+            )
+            scores.append(self.classifier(F.relu(windowed)))
             if theta is not None:
                 thetas.append(theta)
             if box is None:
                 box = default.expand(len(images), *default.shape)
             boxes.append(box.flatten(1, 2))
             defaults.append(default.flatten(0, 1))
-        return LocalizerOutput(scores, thetas, torch.cat(boxes, 1), torch.cat(defaults))
+        return LocalizerOutput(
+            scores,
+            thetas,
+            torch.cat(boxes, 1),
+            torch.cat(defaults),
+            tuple(level.name for level in self.levels),
+        )
+
+    losses = staticmethod(voting_losses)
+
+    def localization_parameters(self) -> list[nn.Parameter]:
+        """The parameters that move windows: they learn slowly and are not decayed."""
+        return []
+
+
+class CSTNLocalizer(PyramidLocalizer):
+    """The paper's network (section III-E): a `ConvSTN2d` on each level of the pyramid."""
+
+    def make_layer(self, level: LevelConfig, config: ModelConfig) -> ConvSTN2d:
+        return ConvSTN2d(
+            config.channels,
+            config.channels,
+            level.kernel_size,
+            level.stride,
+            dilation=level.dilation,
+            localization_channels=config.localization_channels,
+        )
+
+    def apply_layer(
+        self, layer: ConvSTN2d, features: Tensor, window: Window, transform: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        windowed, theta = layer(features) if transform else layer.plain(features)
+        size = (features.shape[2], features.shape[3])
+        return windowed, theta, boxes_of_theta(theta.detach().float(), window, size)
+
+    def localization_parameters(self) -> list[nn.Parameter]:
+        """Those of the localization networks."""
+        return [p for layer in self.layers.values() for p in layer.localization.parameters()]
+
+
+class PlainLocalizer(PyramidLocalizer):
+    """The same network with plain convolutions: the other row of Table II.
+
+    The same pyramid, kernels and joint distribution; only the windows stay where they are, so the
+    box of a location is its default (receptive-field) box.
+    """
+
+    def make_layer(self, level: LevelConfig, config: ModelConfig) -> nn.Module:
+        return nn.Conv2d(
+            config.channels,
+            config.channels,
+            level.kernel_size,
+            level.stride,
+            dilation=level.dilation,
+        )
+
+    def apply_layer(
+        self, layer: nn.Module, features: Tensor, window: Window, transform: bool
+    ) -> tuple[Tensor, None, None]:
+        return layer(features), None, None

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.data import DataConfig, ImageSet
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS
-from cstn_lib.models import LevelConfig, ModelConfig
 from cstn_lib.reproduction.experiments import Experiment, make_experiment
 from cstn_lib.reproduction.runs import Run, RunStore
 from cstn_lib.training.engine import TrainingConfig

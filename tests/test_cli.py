@@ -130,9 +130,9 @@ def test_predict(cstn: Command, runs: Path, split):
 
 
 def test_predict_other_classes(cstn: Command, runs: Path):
-    result = cstn("predict", "cstn", *SMOKE, "--runs-dir", runs, "--split", "pretext")
+    result = cstn("predict", "cstn", *SMOKE, "--runs-dir", runs, "--split", "pretrain")
     assert result.status == 2
-    assert "split 'pretext': " in result.err and "classes, expected the " in result.err
+    assert "split 'pretrain': " in result.err and "classes, expected the " in result.err
     assert result.err.count("\n") == 1
 
 

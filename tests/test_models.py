@@ -19,17 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cstn_lib.backbones import BACKBONES, small_backbone
+from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.losses import total_loss
-from cstn_lib.models import (
-    CSTNLocalizer,
-    LevelConfig,
-    ModelConfig,
-    build_model,
-)
+from cstn_lib.models import build_model
 from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
-from cstn_lib.pyramid import PyramidLocalizer
+from cstn_lib.pyramid import CSTNLocalizer, PyramidLocalizer
 from cstn_lib.support.errors import InputError
 
 LEVELS = (LevelConfig("4", 5, 2), LevelConfig("5", 7))
@@ -53,7 +49,7 @@ def images(batch: int = 2, size: int = 80) -> Tensor:
 
 def move_windows(model: CSTNLocalizer) -> None:
     """Away from the identity at which every network starts."""
-    for layer in model.attend.values():
+    for layer in model.layers.values():
         nn.init.normal_(layer.localization.regress.weight, std=0.05)
 
 
@@ -77,13 +73,12 @@ def input_error(config: ModelConfig) -> str:
     ],
     ids=["both", "level 4", "level 5"],
 )
-@pytest.mark.parametrize("head", ["cstn", "conv"])
+@pytest.mark.parametrize("head", ["cstn", "plain"])
 def test_shapes(levels, sizes, head):
     model = build_model(replace(SMALL, levels=levels, head=head)).eval()
     output = model(images())
     locations = sum(h * w for h, w in sizes)
     assert isinstance(model, PyramidLocalizer)
-    assert model.level_names == tuple(level.name for level in levels)
     assert [score.shape for score in output.scores] == [(2, 6, *size) for size in sizes]
     assert output.sizes == sizes
     assert output.boxes.shape == (2, locations, 4)
@@ -144,8 +139,8 @@ def test_conv_head_is_the_cstn_without_transform():
     """Table II's other row: the same parameters but the localization networks."""
     model = build_model(SMALL).eval()
     move_windows(model)
-    plain = build_model(replace(SMALL, head="conv")).eval()
-    assert all(isinstance(layer, nn.Conv2d) for layer in plain.attend.values())
+    plain = build_model(replace(SMALL, head="plain")).eval()
+    assert all(isinstance(layer, nn.Conv2d) for layer in plain.layers.values())
     state = {name: p for name, p in model.state_dict().items() if ".localization." not in name}
     plain.load_state_dict(state)
     pictures = images()
@@ -154,7 +149,7 @@ def test_conv_head_is_the_cstn_without_transform():
     assert plain.localization_parameters() == []
 
 
-HEADS = ("acol", "adl", "cam", "conv", "cstn", "deform", "has", "spg", "stn")
+HEADS = ("acol", "adl", "cam", "cstn", "deform", "has", "plain", "spg", "stn")
 
 
 def log_probabilities(output: LocalizerOutput | ScoreMapOutput) -> Tensor:
@@ -187,7 +182,7 @@ def test_localization_parameters_are_those_of_the_localization_networks():
 def test_levels_share_one_classifier():
     model = build_model(SMALL)
     assert model.classifier.weight.shape == (6, 16, 1, 1)
-    assert all(isinstance(layer, ConvSTN2d) for layer in model.attend.values())
+    assert all(isinstance(layer, ConvSTN2d) for layer in model.layers.values())
     with torch.no_grad():
         model.classifier.bias[3] = 100.0
     for score in model(images()).scores:
@@ -249,7 +244,7 @@ def test_a_training_step_reaches_every_part():
     # the first step moves theta: from the second on its first layer learns too
     model.zero_grad()
     train_step(model, images(4))
-    for layer in model.attend.values():
+    for layer in model.layers.values():
         assert layer.localization.read.weight.grad.abs().sum() > 0
 
 
@@ -350,14 +345,16 @@ def test_weights_older_than_batch_norms_counter(tmp_path: Path):
     assert torch.equal(model.backbone.stages[0][0].weight, state["conv1.weight"])
 
 
-def test_pretext_weights_come_with_the_package():
-    a, b = (build_model(replace(SMALL, weights="pretext")).backbone for _ in range(2))
+def test_pretrain_weights_come_with_the_package():
+    a, b = (build_model(replace(SMALL, weights="pretrained")).backbone for _ in range(2))
     assert_loaded(a, b.state_dict())
     trained = [v for name, v in a.state_dict().items() if name.endswith("num_batches_tracked")]
     assert all(counter > 0 for counter in trained)
 
 
-@pytest.mark.parametrize(("backbone", "weights"), [("resnet18", "pretext"), ("small", "imagenet")])
+@pytest.mark.parametrize(
+    ("backbone", "weights"), [("resnet18", "pretrained"), ("small", "imagenet")]
+)
 def test_weights_belong_to_a_backbone(backbone, weights):
     message = input_error(replace(SMALL, backbone=backbone, weights=weights))
     assert repr(weights) in message and "belong to" in message
@@ -366,7 +363,7 @@ def test_weights_belong_to_a_backbone(backbone, weights):
 @pytest.mark.parametrize("weights", ["", "imagenette", "weights.bin"])
 def test_weights_that_are_neither_a_name_nor_a_file(weights):
     message = input_error(replace(SMALL, weights=weights))
-    assert "expected 'pretext', 'imagenet', 'none' or the path" in message
+    assert "expected 'pretrained', 'imagenet', 'none' or the path" in message
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -5,7 +5,6 @@ from cstn_lib.baselines.adl import ADL
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.baselines.deformable import DeformableLocalizer
 from cstn_lib.baselines.has import HaS
-from cstn_lib.baselines.plain import PlainLocalizer
 from cstn_lib.baselines.spg import SPG
 from cstn_lib.baselines.stn import GlobalSTN
 
@@ -17,5 +16,4 @@ __all__ = [
     "DeformableLocalizer",
     "GlobalSTN",
     "HaS",
-    "PlainLocalizer",
 ]

@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from cstn_lib.backbones import PYRAMID
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.evaluation.score_maps import normalized
-from cstn_lib.outputs import ScoreMapOutput
+from cstn_lib.outputs import ScoreMapOutput, normalized
 
 __all__ = ["ERASING_THRESHOLD", "ACoL", "ACoLOutput"]
 

@@ -12,15 +12,11 @@ and the map shows where the score comes from. It becomes a box by a threshold
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.evaluation.boxes import BoxList
-from cstn_lib.evaluation.score_maps import describe_maps, judge_maps
 from cstn_lib.outputs import ScoreMapOutput
 
 __all__ = ["CAM"]
@@ -55,22 +51,6 @@ class CAM(nn.Module):
         """Cross-entropy of the image's class."""
         cls = F.cross_entropy(output.logits, labels)
         return {"loss": cls, "loss_cls": cls}
-
-    def describe(self, output: ScoreMapOutput, labels: Tensor) -> dict[str, Tensor]:
-        """See `cstn_lib.evaluation.score_maps.describe_maps`."""
-        rows = torch.arange(len(labels), device=labels.device)
-        return describe_maps(output.logits, output.maps[rows, labels], labels)
-
-    def judge(
-        self,
-        columns: dict[str, np.ndarray],
-        truth: BoxList,
-        image_size: tuple[int, int],
-        *,
-        sweep: bool,
-    ) -> dict[str, np.ndarray]:
-        """See `cstn_lib.evaluation.score_maps.judge_maps`."""
-        return judge_maps(columns, truth, image_size, sweep=sweep)
 
     def localization_parameters(self) -> list[nn.Parameter]:
         """None: nothing moves."""

@@ -27,7 +27,7 @@ __all__ = ["DeformableConv2d", "DeformableLocalizer", "boxes_of_offsets", "moved
 class DeformableLocalizer(PyramidLocalizer):
     """The paper's network with a `DeformableConv2d` a level."""
 
-    def attention(self, level: LevelConfig, config: ModelConfig) -> DeformableConv2d:
+    def make_layer(self, level: LevelConfig, config: ModelConfig) -> DeformableConv2d:
         return DeformableConv2d(
             config.channels,
             config.channels,
@@ -36,18 +36,18 @@ class DeformableLocalizer(PyramidLocalizer):
             dilation=level.dilation,
         )
 
-    def look(
+    def apply_layer(
         self, layer: DeformableConv2d, features: Tensor, window: Window, transform: bool
     ) -> tuple[Tensor, None, Tensor | None]:
         if not transform:
             return nn.Conv2d.forward(layer, features), None, None
-        attended, offsets = layer(features)
+        windowed, offsets = layer(features)
         size = (features.shape[2], features.shape[3])
-        return attended, None, boxes_of_offsets(offsets.detach(), window, size)
+        return windowed, None, boxes_of_offsets(offsets.detach(), window, size)
 
     def localization_parameters(self) -> list[nn.Parameter]:
         """Those of the convolutions that give the offsets."""
-        return [p for layer in self.attend.values() for p in layer.offsets.parameters()]
+        return [p for layer in self.layers.values() for p in layer.offsets.parameters()]
 
 
 class DeformableConv2d(nn.Conv2d):

@@ -25,8 +25,7 @@ from torch.nn import functional as F
 
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.evaluation.score_maps import normalized, resized
-from cstn_lib.outputs import ScoreMapOutput
+from cstn_lib.outputs import ScoreMapOutput, normalized
 
 __all__ = ["SPG", "SPGOutput", "Thresholds", "guidance", "guided_loss"]
 
@@ -80,7 +79,7 @@ class SPG(CAM):
         b2 = self.shared_b(self.read_b2(second))
         c = self.branch_c(last)
         seen = self.classify(last)
-        masks = [resized(branch.squeeze(1).float(), size) for branch in (b1, b2, c)]
+        masks = [_resized(branch.squeeze(1).float(), size) for branch in (b1, b2, c)]
         return SPGOutput(seen.logits, seen.maps, *masks)
 
     def losses(
@@ -88,8 +87,7 @@ class SPG(CAM):
     ) -> dict[str, Tensor]:
         """Cross-entropy of the class and of the three masks, with equal weights."""
         rows = torch.arange(len(labels), device=labels.device)
-        size = (output.b1.shape[1], output.b1.shape[2])
-        attention = normalized(resized(output.maps[rows, labels], size))
+        attention = normalized(_resized(output.maps[rows, labels], output.b1.shape[1:]))
         b1, b2 = output.b1.sigmoid(), output.b2.sigmoid()
         cls = F.cross_entropy(output.logits, labels)
         guided = (
@@ -114,6 +112,11 @@ def guided_loss(logits: Tensor, mask: Tensor) -> Tensor:
     marked = mask >= 0
     loss = F.binary_cross_entropy_with_logits(logits, mask.clamp(min=0), reduction="none")
     return (loss * marked).sum() / marked.sum().clamp(min=1)
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, h, w) resized bilinearly to (B, *size)."""
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _mask_branch(in_channels: int, width: int) -> nn.Sequential:

@@ -22,7 +22,7 @@ from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
 from cstn_lib.config import ModelConfig
 from cstn_lib.geometry import Window, boxes_of_theta, identity_theta
 from cstn_lib.outputs import LocalizerOutput
-from cstn_lib.pyramid import VotingLocalizer
+from cstn_lib.pyramid import voting_losses
 
 __all__ = ["GlobalSTN"]
 
@@ -30,12 +30,11 @@ FRAME, FRAME_SIZE = Window(3), (3, 3)
 """A window that covers the whole of its map: its one location's default box is the frame."""
 
 
-class GlobalSTN(VotingLocalizer):
+class GlobalSTN(nn.Module):
     """Localization network, sampler, classifier; a `LocalizerOutput` with a single location."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.level_names = PYRAMID[-1:]
         self.normalize = Normalize()
         self.backbone = build_backbone(config)
         width = self.backbone.widths[PYRAMID[-1]]
@@ -68,7 +67,9 @@ class GlobalSTN(VotingLocalizer):
         theta = theta.view(-1, 1, 1, 2, 3)  # one location
         boxes = boxes_of_theta(theta.detach(), FRAME, FRAME_SIZE).flatten(1, 2)
         frame = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=images.device)
-        return LocalizerOutput([scores], [theta], boxes, frame)
+        return LocalizerOutput([scores], [theta], boxes, frame, PYRAMID[-1:])
+
+    losses = staticmethod(voting_losses)
 
     def localization_parameters(self) -> list[nn.Parameter]:
         """Those of the localization network."""

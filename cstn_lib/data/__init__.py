@@ -57,7 +57,7 @@ class DataConfig:
     Attributes:
         name: one of `DATASETS`.
         image_size: side in pixels of the square that every image is resized to.
-        train, val, test, pretext: images a split. Drawn data have exactly so many, read data at
+        train, val, test, pretrain: images a split. Drawn data have exactly so many, read data at
             most so many; None means all there are and is for read data only.
         head_tell: of `BirdsConfig`.
     """
@@ -67,7 +67,7 @@ class DataConfig:
     train: int | None = None
     val: int | None = None
     test: int | None = None
-    pretext: int | None = None
+    pretrain: int | None = None
     head_tell: float = 0.0
 
 
@@ -75,7 +75,7 @@ def open_split(config: DataConfig, split: str, data_root: str | Path | None = No
     """Open one split, drawing or decoding it first where that has not been done.
 
     Args:
-        split: ``"train"``, ``"val"`` or ``"test"``; drawn data also have ``"pretext"``, birds of
+        split: ``"train"``, ``"val"`` or ``"test"``; drawn data also have ``"pretrain"``, birds of
             other classes for pretraining a backbone.
         data_root: folder or archive of a data set that is read.
 
@@ -147,7 +147,7 @@ def _photo_arguments(
 
 def birds_config(config: DataConfig) -> BirdsConfig:
     """The drawing options of a ``birds-*`` data set."""
-    counts = {name: getattr(config, name) for name in ("train", "val", "test", "pretext")}
+    counts = {name: getattr(config, name) for name in ("train", "val", "test", "pretrain")}
     return BirdsConfig(
         boxes=config.name.removeprefix("birds-"),
         image_size=config.image_size,

@@ -47,7 +47,7 @@ class ImageSet(Dataset):
 
     Attributes:
         name: the data set, e.g. ``"birds-cub"``.
-        split: ``"train"``, ``"val"``, ``"test"`` or ``"pretext"``.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"pretrain"``.
         images: (N, H, W, 3) uint8, usually a memory map; of a very large split an array that
             decodes when it is indexed.
         labels: (N,) int64 in [0, number of classes).

@@ -49,17 +49,20 @@ import torch
 from torch import Tensor
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
+from cstn_lib.evaluation.score_maps import describe_maps, judge_maps
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob, locations, top_locations
-from cstn_lib.outputs import LocalizerOutput
+from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line
 
 __all__ = [
     "TOP_K",
     "array",
-    "describe_batch",
-    "judge_boxes",
+    "describe",
+    "describe_votes",
+    "judge",
+    "judge_votes",
     "load_table",
     "save_table",
     "to_table",
@@ -71,15 +74,41 @@ WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "boxes": 4}
 """Numbers an entry in the flat list columns, by what follows the first ``_`` of their names."""
 
 
-def describe_batch(
-    output: LocalizerOutput, labels: Tensor, level_names: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """The table's columns of a network that votes, for one batch, as tensors with B rows.
+def describe(output: LocalizerOutput | ScoreMapOutput, labels: Tensor) -> dict[str, Tensor]:
+    """The columns that a batch's output decides, as tensors with B rows.
+
+    They may be gathered from several processes before `judge` completes them with the truth.
 
     Args:
-        output: of the network.
         labels: (B,) int64 true classes.
-        level_names: the pyramid's name of each level of `output`.
+    """
+    if isinstance(output, ScoreMapOutput):
+        return describe_maps(output, labels)
+    return describe_votes(output, labels)
+
+
+def judge(
+    columns: dict[str, np.ndarray], truth: BoxList, image_size: tuple[int, int], *, sweep: bool
+) -> dict[str, np.ndarray]:
+    """The columns of `describe`, completed by those that need the ground truth.
+
+    Args:
+        columns: of B images.
+        truth: their ground-truth boxes.
+        image_size: height and width in pixels.
+        sweep: whether the boxes of score maps are wanted at every threshold, as the final tables
+            need them; watching a training does without.
+    """
+    if "score_map" in columns:
+        return judge_maps(columns, truth, image_size, sweep=sweep)
+    return judge_votes(columns, truth)
+
+
+def describe_votes(output: LocalizerOutput, labels: Tensor) -> dict[str, Tensor]:
+    """The columns of a network that votes, and all its boxes, which `judge_votes` takes out again.
+
+    Args:
+        labels: (B,) int64 true classes.
     """
     log_joint = output.log_joint
     log_class = class_log_prob(log_joint)
@@ -92,7 +121,7 @@ def describe_batch(
         "true_prob": log_class[rows, labels].exp(),
     }
     where = locations(output.sizes, labels.device)
-    numbers = torch.tensor([int(name) for name in level_names], device=labels.device)
+    numbers = torch.tensor([int(name) for name in output.level_names], device=labels.device)
     theta = _flat_thetas(output)
     for who, classes in (("predicted", predicted), ("true", labels)):
         score, index = top_locations(log_joint, classes, TOP_K)  # (B, k)
@@ -110,10 +139,12 @@ def describe_batch(
     boxes = [output.boxes[rows, b.indices + start] for b, start in zip(best, first, strict=True)]
     columns["level_score"] = torch.stack([b.values for b in best], 1)
     columns["level_box"] = torch.stack(boxes, 1).flatten(1)
+    columns["boxes"] = output.boxes
+    columns["default_boxes"] = output.default_boxes.expand_as(output.boxes)
     return columns
 
 
-def judge_boxes(columns: dict[str, np.ndarray], truth: BoxList) -> dict[str, np.ndarray]:
+def judge_votes(columns: dict[str, np.ndarray], truth: BoxList) -> dict[str, np.ndarray]:
     """Replace the boxes of all locations by their best IoU with the ground truth.
 
     Args:

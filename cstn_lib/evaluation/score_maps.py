@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
+from cstn_lib.outputs import ScoreMapOutput, normalized
 
 __all__ = [
     "CAM_THRESHOLD",
@@ -38,7 +39,6 @@ __all__ = [
     "components",
     "describe_maps",
     "judge_maps",
-    "normalized",
     "resized",
 ]
 
@@ -50,13 +50,6 @@ CAM_THRESHOLD = 0.2
 
 CHUNK = 16
 """Images whose planes are labelled together: more would not stay in the processor's cache."""
-
-
-def normalized(maps: Tensor) -> Tensor:
-    """Maps (..., h, w) brought to [0, 1], each by its own minimum and maximum; zeros if flat."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    scale = torch.where(high > low, high - low, 1)
-    return (maps - low) / scale
 
 
 def resized(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
@@ -142,18 +135,17 @@ def boxes_at(
     return largest, anywhere
 
 
-def describe_maps(logits: Tensor, maps: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def describe_maps(output: ScoreMapOutput, labels: Tensor) -> dict[str, Tensor]:
     """The network-made columns of a method with score maps, for one batch.
 
     Args:
-        logits: (B, C) class scores.
-        maps: (B, h, w) score maps of the true classes.
         labels: (B,) int64 true classes.
 
     Returns:
-        columns of the predictions table and ``score_map``, which `judge_maps` takes out again.
+        columns of the predictions table and ``score_map``, that of the true class, which
+        `judge_maps` takes out again.
     """
-    log_class = logits.float().log_softmax(dim=1)
+    log_class = output.logits.float().log_softmax(dim=1)
     predicted = log_class.argmax(dim=1)
     rows = torch.arange(len(labels), device=labels.device)
     return {
@@ -161,7 +153,7 @@ def describe_maps(logits: Tensor, maps: Tensor, labels: Tensor) -> dict[str, Ten
         "predicted": predicted,
         "predicted_prob": log_class[rows, predicted].exp(),
         "true_prob": log_class[rows, labels].exp(),
-        "score_map": maps.float(),
+        "score_map": output.maps[rows, labels].float(),
     }
 
 

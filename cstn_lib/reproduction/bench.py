@@ -36,7 +36,8 @@ from tqdm.auto import tqdm
 from cstn_lib.config import PAPER_LEVELS, ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, identity_theta, sampling_points
-from cstn_lib.models import CSTNLocalizer, build_model
+from cstn_lib.models import build_model
+from cstn_lib.pyramid import CSTNLocalizer
 from cstn_lib.reproduction.experiments import make_experiment
 from cstn_lib.training.engine import make_accelerator, supports_bfloat16
 
@@ -271,7 +272,7 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
     train: dict[str, Callable[[], None]] = {}
     infer: dict[str, Callable[[], None]] = {}
     networks: dict[str, Callable[[], nn.Module]] = {
-        "plain": lambda: build_model(replace(case.model, head="conv")),
+        "plain": lambda: build_model(replace(case.model, head="plain")),
         "cstn": lambda: build_model(replace(case.model, head="cstn")),
         "theta": lambda: _Unmoved(case.model),
     }

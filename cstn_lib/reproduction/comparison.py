@@ -28,11 +28,11 @@ from cstn_lib.support.errors import InputError
 
 __all__ = [
     "MISSES",
+    "gt_known_boxes",
     "hit_difference",
     "hits_by_area",
-    "judged",
+    "hits_on_test",
     "kinds_of_misses",
-    "known_boxes",
     "motion",
     "object_areas",
     "paired_difference",
@@ -49,13 +49,13 @@ def settings(run: Run) -> pd.Series:
     return pd.json_normalize(asdict(run.experiment)).iloc[0].map(str)
 
 
-def judged(run: Run) -> pd.DataFrame:
+def hits_on_test(run: Run) -> pd.DataFrame:
     """`evaluation.metrics.hits` on test; score maps at the threshold that is best on their val."""
     return hits(run.predictions(), threshold=choose_threshold(run.predictions("val")))
 
 
-def known_boxes(run: Run) -> np.ndarray:
-    """(n, 4) the box under the true class of each test image, as `judged` judges it."""
+def gt_known_boxes(run: Run) -> np.ndarray:
+    """(n, 4) the box under the true class of each test image, as `hits_on_test` judges it."""
     table, threshold = run.predictions(), choose_threshold(run.predictions("val"))
     if threshold is None:
         return array(table, "true_box")[:, 0]
@@ -83,10 +83,10 @@ def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> n
     """
     if len(ours) != len(theirs):
         raise InputError(f"expected as many seeds of both, got {len(ours)} and {len(theirs)}")
-    pairs = zip(ours, theirs, strict=True)
-    return np.stack(
-        [judged(a)[metric].astype(int) - judged(b)[metric].astype(int) for a, b in pairs]
+    right, wrong = (
+        np.stack([hits_on_test(run)[metric] for run in runs]) for runs in (ours, theirs)
     )
+    return right.astype(int) - wrong
 
 
 def transform_gain(runs: Sequence[Run], metric: str) -> np.ndarray:

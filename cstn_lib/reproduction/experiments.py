@@ -49,7 +49,7 @@ class Experiment:
     @property
     def training_split(self) -> str:
         """The split whose images and labels it learns from."""
-        return "pretext" if self.name == "pretext" else "train"
+        return "pretrain" if self.name == "pretrain" else "train"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Profile:
         name: as given on the command line.
         seeds: how many seeds of each experiment.
         train, val, test: images of the embedded data sets.
-        pretext: images that pretrain the small backbone.
+        pretrain: images that pretrain the small backbone.
         epochs, warmup_epochs: of trainings on the embedded data sets, whose backbone is pretrained.
         photos: at most so many photographs of each split of a read data set; None: all.
         photo_epochs, photo_warmup_epochs: of trainings on photographs, which start from nothing.
@@ -72,7 +72,7 @@ class Profile:
     train: int
     val: int
     test: int
-    pretext: int
+    pretrain: int
     epochs: int
     warmup_epochs: int
     photos: int | None = None
@@ -85,7 +85,7 @@ LAPTOP = {
     "train": 4000,
     "val": 600,
     "test": 1200,
-    "pretext": 6000,
+    "pretrain": 6000,
     "epochs": 4,
     "warmup_epochs": 1,
 }
@@ -98,7 +98,7 @@ PROFILES = {
             train=48,
             val=24,
             test=48,
-            pretext=48,
+            pretrain=48,
             epochs=2,
             warmup_epochs=1,
             photos=60,
@@ -120,7 +120,7 @@ PROFILES = {
 
 HEADS = {
     "cstn": "cstn",
-    "plain": "conv",
+    "plain": "plain",
     "cam": "cam",
     "has": "has",
     "acol": "acol",
@@ -143,10 +143,10 @@ ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "1", "50")}
 
 STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY)
 
-EXPERIMENTS = (*HEADS, *STUDIES, "pretext")
+EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
 ``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
-images, augmentation and schedule. ``cstn-...``: ``cstn`` with one thing changed. ``pretext``: the
+images, augmentation and schedule. ``cstn-...``: ``cstn`` with one thing changed. ``pretrain``: the
 small backbone's pretraining."""
 
 # default boxes of 0.47 and 0.56 of the image's side; photographs are filled more: 0.79 and 0.78
@@ -261,8 +261,8 @@ def make_experiment(
         raise InputError(f"seed {seed}: expected 0 or more")
     size = profile_named(profile)
     check_precision(precision)
-    if name == "pretext":
-        return _pretext(size, precision, seed)
+    if name == "pretrain":
+        return _pretrain(size, precision, seed)
     method = "cstn" if name in STUDIES else name
     read = dataset in READERS
     recipe = _recipe(dataset, size)
@@ -312,11 +312,11 @@ def _recipe(dataset: str, size: Profile) -> Recipe:
     return RECIPES.get(dataset, RECIPES["photos"])
 
 
-def _pretext(size: Profile, precision: str, seed: int) -> Experiment:
+def _pretrain(size: Profile, precision: str, seed: int) -> Experiment:
     """The small backbone's pretraining: other birds, classified as CAM does."""
     data = DataConfig(
-        "birds-cub", train=size.train, val=size.val, test=size.test, pretext=size.pretext
+        "birds-cub", train=size.train, val=size.val, test=size.test, pretrain=size.pretrain
     )
     model = ModelConfig(weights="none", head="cam")
     training = TrainingConfig(epochs=12, warmup_epochs=0, lr=4e-3, precision=precision)
-    return Experiment("pretext", data, model, training, seed)
+    return Experiment("pretrain", data, model, training, seed)

@@ -223,7 +223,7 @@ class Run:
             model,
             self.experiment.training,
             self.split(self.experiment.training_split),
-            None if self.experiment.name == "pretext" else self.split("val"),
+            None if self.experiment.name == "pretrain" else self.split("val"),
             seed=self.experiment.seed,
             device=self.store.device,
             checkpoint=self.checkpoint,

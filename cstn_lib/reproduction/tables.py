@@ -27,7 +27,7 @@ from cstn_lib.evaluation.metrics import (
     seed_interval,
 )
 from cstn_lib.losses import authors_weight
-from cstn_lib.reproduction.comparison import judged
+from cstn_lib.reproduction.comparison import hits_on_test
 from cstn_lib.reproduction.experiments import LAMBDA_STUDY, Experiment, seeded_experiments
 from cstn_lib.reproduction.paper import (
     STANDS_FOR,
@@ -231,9 +231,12 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
 def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
     """GT-Known hits behind each row of `comparison_table`: one (n,) boolean array a seed."""
     same = _of_one_data_set(runs, tuple(METHODS.values()))
-    hit = {name: [judged(run) for run in same[experiment]] for name, experiment in METHODS.items()}
-    found = {name: [h["gt_known_loc"].to_numpy() for h in seeds] for name, seeds in hit.items()}
-    found[TOP_5] = [h["top5_box_loc"].to_numpy() for h in hit["CSTN"]]
+
+    def column(experiment: str, metric: str) -> list[np.ndarray]:
+        return [hits_on_test(run)[metric].to_numpy() for run in same[experiment]]
+
+    found = {name: column(experiment, "gt_known_loc") for name, experiment in METHODS.items()}
+    found[TOP_5] = column("cstn", "top5_box_loc")
     found[SQUARE] = [centred_square_hits(same["cstn"][0])]
     return {name: found[name] for name in COMPARISON_ROWS}
 
@@ -329,7 +332,7 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 def _compared(runs: Sequence[Run]) -> dict[str, list[float]]:
     """A method's values in Tables IV and V, one a seed; none where the column is not for it."""
-    values = _of_metrics([judged(run).mean() for run in runs], METRICS)
+    values = _of_metrics([hits_on_test(run).mean() for run in runs], METRICS)
     values["MaxBoxAccV2"] = [max_box_acc_v2(run.predictions()) for run in runs]
     if _thresholds(runs):
         fixed = [evaluate(run.predictions()) for run in runs]

@@ -35,8 +35,7 @@ from cstn_lib.config import TrainingConfig
 from cstn_lib.data.images import ImageSet
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import evaluate
-from cstn_lib.evaluation.predictions import to_table
-from cstn_lib.outputs import Localizer
+from cstn_lib.evaluation.predictions import describe, judge, to_table
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line, unknown_name
 from cstn_lib.training.distributed import BatchParts, shared_batch_norm
@@ -261,19 +260,18 @@ def _predict(
     loader = accelerator.prepare_data_loader(
         DataLoader(data, PREDICT_BATCH, collate_fn=_as_is, **options)
     )
-    localizer: Localizer = accelerator.unwrap_model(network)
     network.eval()
     parts: list[dict[str, np.ndarray]] = []
     start = 0
     bar = tqdm(loader, f"predict {data.name} {data.split}", leave=False, disable=watching)
     for images, labels in bar:
         with torch.inference_mode():
-            columns = localizer.describe(network(images), labels)
+            columns = describe(network(images), labels)
         columns = accelerator.gather_for_metrics(columns)
         part = {name: value.cpu().numpy() for name, value in columns.items()}
         images_here = np.arange(start, start + len(part["label"]))
         truth = BoxList.of([data.boxes_of(i) for i in images_here])
-        part = localizer.judge(part, truth, data.image_size, sweep=not watching)
+        part = judge(part, truth, data.image_size, sweep=not watching)
         parts.append({"image": images_here, **part})
         start += len(images_here)
     table = to_table({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})

@@ -100,7 +100,7 @@ def test_the_network():
     moved, still = model(images), model(images, transform=False)
     for a, b in zip(moved.scores, still.scores, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
-    for layer in model.attend.values():
+    for layer in model.layers.values():
         nn.init.normal_(layer.offsets.weight, std=0.1)
     moved = model(images)
     assert not torch.allclose(moved.boxes, moved.default_boxes.expand_as(moved.boxes), atol=1e-3)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
+from cstn_lib.evaluation.predictions import describe
 from cstn_lib.models import build_model
 from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
 
@@ -21,7 +22,7 @@ SMALL = ModelConfig(
 )
 TRAINING = TrainingConfig(lambda_theta=1e-3, alpha_scale=0.1)
 SCORE_MAPS = ("cam", "has", "acol", "spg", "adl")
-VOTES = ("cstn", "conv", "deform", "stn")
+VOTES = ("cstn", "plain", "deform", "stn")
 RANDOM = ("has", "adl")
 """The methods that draw random numbers while they train."""
 
@@ -44,7 +45,10 @@ LABELS = torch.arange(8) % 4
 def said(output: LocalizerOutput | ScoreMapOutput) -> list[Tensor]:
     """All that a network says, as tensors."""
     values = [
-        v for value in vars(output).values() for v in (value if list is type(value) else [value])
+        v
+        for name, value in vars(output).items()
+        for v in (value if list is type(value) else [value])
+        if name != "level_names"
     ]
     assert all(isinstance(value, Tensor) for value in values)
     return values
@@ -58,7 +62,7 @@ def test_shapes_of_score_maps(head, backbone):
     cells = 10 if backbone == "small" else 3
     assert output.logits.shape == (2, 4)
     assert output.maps.shape == (2, 4, cells, cells)
-    columns = model.describe(output, LABELS[:2])
+    columns = describe(output, LABELS[:2])
     assert columns["score_map"].shape == (2, cells, cells)
     assert columns["label"].tolist() == [0, 1]
     assert model.localization_parameters() == []
@@ -77,7 +81,7 @@ def test_shapes_of_votes(head, backbone):
     assert output.boxes.shape == (1, locations, 4)
     assert output.default_boxes.shape == (locations, 4)
     assert len(output.thetas) == (1 if head == "stn" else 0)
-    columns = model.describe(output, LABELS[:1])
+    columns = describe(output, LABELS[:1])
     assert columns["true_box"].shape == (1, 4 * min(5, locations))
     assert len(model.localization_parameters()) > 0
 

@@ -37,7 +37,7 @@ METADATA = Path(__file__).parents[3] / "shared" / "data" / "wsol-metadata"
 KINDS = {"cub": "CUB", "ilsvrc": "ILSVRC"}
 SAMPLES = 5000
 
-SMALL = BirdsConfig(train=210, val=20, test=24, pretext=30, image_size=16)
+SMALL = BirdsConfig(train=210, val=20, test=24, pretrain=30, image_size=16)
 
 
 def drawn_one_by_one(config: BirdsConfig, split: str, count: int) -> np.ndarray:
@@ -53,7 +53,7 @@ def everything_below(folder: Path) -> list[Path]:
 
 def test_an_image_depends_on_its_index_alone() -> None:
     forward = [draw_bird_image(SMALL, "train", index) for index in range(6)]
-    other_counts = BirdsConfig(train=7, val=1, test=1, pretext=1, image_size=16)
+    other_counts = BirdsConfig(train=7, val=1, test=1, pretrain=1, image_size=16)
     for index in (5, 0, 3, 1, 4, 2):
         image, label, boxes = draw_bird_image(other_counts, "train", index)
         np.testing.assert_array_equal(image, forward[index][0])
@@ -250,7 +250,7 @@ def test_the_birds_fill_their_boxes_exactly(
         np.testing.assert_allclose(extent, hull, atol=1.2)
 
 
-@pytest.mark.parametrize("split", ["test", "pretext"])
+@pytest.mark.parametrize("split", ["test", "pretrain"])
 def test_the_hull_of_every_bird_is_the_unit_square(split: str) -> None:
     for label in range(len(class_names(split))):
         for aspect, mark in ((0.3, None), (1.0, MARKS[label % 24]), (3.0, None)):
@@ -273,12 +273,12 @@ def test_a_class_is_a_combination_of_head_wing_and_tail() -> None:
     assert class_names("train") == class_names("val") == class_names("test")
 
 
-def test_the_pretext_birds_share_no_part_with_the_others() -> None:
-    names = class_names("pretext")
-    pretext = [class_parts(label, "pretext") for label in range(len(names))]
-    assert len(set(pretext)) == len(names) > 24
+def test_the_pretrain_birds_share_no_part_with_the_others() -> None:
+    names = class_names("pretrain")
+    pretrain = [class_parts(label, "pretrain") for label in range(len(names))]
+    assert len(set(pretrain)) == len(names) > 24
     for ours, theirs in zip(
-        zip(*map(class_parts, range(24)), strict=True), zip(*pretext, strict=True), strict=True
+        zip(*map(class_parts, range(24)), strict=True), zip(*pretrain, strict=True), strict=True
     ):
         assert not set(ours) & set(theirs)
 
@@ -347,17 +347,18 @@ def test_the_mark_has_the_colours_of_the_class() -> None:
             assert new.sum() > 10
 
 
-def test_pretext_birds_never_wear_a_mark(tmp_path: Path) -> None:
-    marked = BirdsConfig(pretext=30, image_size=16, head_tell=1.0)
+def test_pretrain_birds_never_wear_a_mark(tmp_path: Path) -> None:
+    marked = BirdsConfig(pretrain=30, image_size=16, head_tell=1.0)
     for index in range(5):
         np.testing.assert_array_equal(
-            draw_bird_image(marked, "pretext", index)[0],
-            draw_bird_image(SMALL, "pretext", index)[0],
+            draw_bird_image(marked, "pretrain", index)[0],
+            draw_bird_image(SMALL, "pretrain", index)[0],
         )
     np.testing.assert_array_equal(
-        draw_specimen(3, 40, split="pretext", head_tell=True), draw_specimen(3, 40, split="pretext")
+        draw_specimen(3, 40, split="pretrain", head_tell=True),
+        draw_specimen(3, 40, split="pretrain"),
     )
-    fingerprints = {open_birds(each, "pretext", tmp_path).fingerprint for each in (marked, SMALL)}
+    fingerprints = {open_birds(each, "pretrain", tmp_path).fingerprint for each in (marked, SMALL)}
     assert len(fingerprints) == 1
 
 
@@ -408,7 +409,7 @@ def test_what_changes_the_images_changes_the_folder(
     monkeypatch.setattr(birds, "DRAWING_VERSION", birds.DRAWING_VERSION + 1)
     fingerprints.append(open_birds(configs[0], "test", tmp_path).fingerprint)
     assert len(set(fingerprints)) == len(changes) + 1
-    unrelated = BirdsConfig(train=1, val=1, test=24, pretext=1, image_size=16)
+    unrelated = BirdsConfig(train=1, val=1, test=24, pretrain=1, image_size=16)
     assert open_birds(unrelated, "test", tmp_path).fingerprint == fingerprints[-1]
 
 
@@ -485,7 +486,7 @@ def test_a_plain_script_can_draw(tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(birds.__file__).parents[3])!r})\n"
-        "from cstn_lib.data import birds\n"
+        "from cstn_lib.data.birds import dataset as birds\n"
         "birds._WORTH_A_WORKER, birds.os.cpu_count = 50, lambda: 2\n"
         "birds._draw_span = None  # the workers draw, not this process\n"
         "config = birds.BirdsConfig(test=150, image_size=16)\n"
@@ -513,7 +514,7 @@ def test_a_plain_script_can_draw(tmp_path: Path) -> None:
         ({"train": 0}, "train = 0: expected a positive number"),
         ({"val": -3}, "val = -3: expected a positive number"),
         ({"test": 0}, "test = 0: expected"),
-        ({"pretext": 0}, "pretext = 0: expected"),
+        ({"pretrain": 0}, "pretrain = 0: expected"),
         ({"image_size": 0}, "image_size = 0: expected"),
         ({"seed": -1}, "seed = -1: expected 0 or more"),
     ],
@@ -525,7 +526,7 @@ def test_wrong_options(options: dict, message: str) -> None:
 
 
 def test_wrong_names_and_numbers(tmp_path: Path) -> None:
-    split = r"^unknown split 'tset': expected one of pretext, test, train, val$"
+    split = r"^unknown split 'tset': expected one of pretrain, test, train, val$"
     for call in (
         lambda: open_birds(SMALL, "tset", tmp_path),
         lambda: draw_bird_image(SMALL, "tset", 0),

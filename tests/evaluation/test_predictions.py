@@ -14,12 +14,12 @@ from cstn_lib.evaluation.metrics import ground_truth
 from cstn_lib.evaluation.predictions import (
     TOP_K,
     array,
-    describe_batch,
+    describe_votes,
     load_table,
     save_table,
     to_table,
 )
-from cstn_lib.models import LocalizerOutput
+from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.support.errors import InputError
 
 CLASSES, BATCH = 3, 4
@@ -31,7 +31,9 @@ LEVELS = {
 }
 
 
-def make_output(sizes: list[tuple[int, int]], transform: bool = True) -> LocalizerOutput:
+def make_output(
+    sizes: list[tuple[int, int]], names: tuple[str, ...], transform: bool = True
+) -> LocalizerOutput:
     generator = torch.Generator().manual_seed(5)
     n = sum(h * w for h, w in sizes)
     return LocalizerOutput(
@@ -41,6 +43,7 @@ def make_output(sizes: list[tuple[int, int]], transform: bool = True) -> Localiz
         else [],
         boxes=torch.rand(BATCH, n, 4, generator=generator),
         default_boxes=torch.rand(n, 4, generator=generator),
+        level_names=names,
     )
 
 
@@ -49,9 +52,10 @@ LABELS = torch.tensor([0, 2, 1, 1])
 
 def make_table(name: str, transform: bool = True) -> tuple[LocalizerOutput, pd.DataFrame]:
     level_names, sizes = LEVELS[name]
-    output = make_output(sizes, transform)
-    columns = describe_batch(output, LABELS, level_names)
+    output = make_output(sizes, level_names, transform)
+    columns = describe_votes(output, LABELS)
     assert all(len(value) == BATCH for value in columns.values())
+    assert columns.pop("boxes").shape == columns.pop("default_boxes").shape == output.boxes.shape
     return output, to_table({name: value.numpy() for name, value in columns.items()})
 
 
@@ -130,10 +134,10 @@ def test_shapes_of_arrays():
 
 
 def test_bfloat16_scores_and_thetas_become_numbers_of_numpy():
-    output = make_output([(2, 2)])
+    output = make_output([(2, 2)], ("5",))
     output.scores = [score.bfloat16() for score in output.scores]
     output.thetas = [theta.bfloat16() for theta in output.thetas]
-    columns = describe_batch(output, LABELS, ("5",))
+    columns = describe_votes(output, LABELS)
     assert all(value.numpy() is not None for value in columns.values())
 
 

@@ -18,9 +18,9 @@ from cstn_lib.evaluation.score_maps import (
     components,
     describe_maps,
     judge_maps,
-    normalized,
     resized,
 )
+from cstn_lib.outputs import ScoreMapOutput, normalized
 
 Pixel = tuple[int, int]
 
@@ -279,7 +279,10 @@ def test_columns():
     generator = torch.Generator().manual_seed(1)
     logits, maps = torch.randn(3, 5, generator=generator), torch.rand(3, 4, 4, generator=generator)
     labels = torch.tensor([0, 4, 2])
-    described = describe_maps(logits.bfloat16(), maps.bfloat16(), labels)
+    of_class = torch.zeros(3, 5, 4, 4)
+    of_class[torch.arange(3), labels] = maps
+    output = ScoreMapOutput(logits.bfloat16(), of_class.bfloat16())
+    described = describe_maps(output, labels)
     columns = {name: value.numpy() for name, value in described.items()}
     probability = logits.bfloat16().float().softmax(1)
     assert columns["predicted"].tolist() == probability.argmax(1).tolist()

@@ -137,7 +137,7 @@ def opener(tables: Tables, missing: tuple[str, ...] = ()) -> Callable[[Experimen
 
 def judged(name: str, tables: Tables, **options: object) -> Verdict:
     """The verdict on one claim, on the first of its data sets."""
-    return judge(opener(tables), "smoke", only=[name], seeds=1, device="cpu", **options)[0]
+    return judge(opener(tables), "smoke", only=[name], seeds=1, **options)[0]
 
 
 SMALL, LARGE = RANKS < 0.5, RANKS >= 0.5
@@ -299,7 +299,7 @@ def test_elsewhere_the_paper_has_no_numbers():
 
 
 def test_missing_runs_leave_a_claim_untested():
-    verdicts = judge(opener({}, missing=("spg", "cstn-alpha-50")), "smoke", device="cpu")
+    verdicts = judge(opener({}, missing=("spg", "cstn-alpha-50")), "smoke")
     untested = {v.id for v in verdicts if v.verdict == NOT_TESTED}
     assert untested == {"ahead-of-cams", "behind-cams", "top5-comparable", "alpha"}
     by_id = {v.id: v for v in verdicts}
@@ -315,7 +315,7 @@ def test_each_run_is_opened_once():
         return opener({})(experiment)
 
     names = ["transform", "cstn-localizes", "cstn-classifies"]
-    verdicts = judge(open_run, "smoke", only=names, seeds=2, device="cpu")
+    verdicts = judge(open_run, "smoke", only=names, seeds=2)
     assert len(opened) == len(set(opened))
     assert {e.seed for e in opened} == {0, 1}
     assert [v.id for v in verdicts] == ["transform", *names]
@@ -327,8 +327,7 @@ def test_seeds_widen_the_interval():
         return WrittenRun(experiment, written(right))
 
     one, two = (
-        judge(open_run, "smoke", only=["cstn-localizes"], seeds=seeds, device="cpu")[0]
-        for seeds in (1, 2)
+        judge(open_run, "smoke", only=["cstn-localizes"], seeds=seeds)[0] for seeds in (1, 2)
     )
     assert one.measured[0].here == (0, 0, 0)
     assert two.measured[0].here.mean == pytest.approx(15)
@@ -376,7 +375,7 @@ def test_what_is_unknown():
 
 
 def test_the_tables(tmp_path: Path):
-    verdicts = judge(opener(loc(cstn=0.9), missing=("stn",)), "smoke", seeds=1, device="cpu")
+    verdicts = judge(opener(loc(cstn=0.9), missing=("stn",)), "smoke", seeds=1)
     table = claims_table(verdicts)
     columns = ["claim", "data set", "place", "rule", "paper", "here", "verdict", "why"]
     assert table.columns.tolist() == columns

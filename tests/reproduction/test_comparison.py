@@ -11,10 +11,10 @@ from cstn_lib.evaluation.boxes import BoxList, best_iou
 from cstn_lib.evaluation.metrics import ground_truth, seed_interval
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction.comparison import (
+    gt_known_boxes,
     hits_by_area,
-    judged,
+    hits_on_test,
     kinds_of_misses,
-    known_boxes,
     motion,
     object_areas,
     paired_difference,
@@ -35,16 +35,16 @@ def squares(*sides_and_centres: tuple[float, float, float]) -> np.ndarray:
 
 def test_score_maps_are_judged_at_the_threshold_of_val(write_run: WriteRun):
     run = write_run("cam", [("+", [0.5]), ("+", [0.2]), ("-", [0.5])], [("+", [0.5])])
-    assert judged(run)["gt_known_loc"].tolist() == [True, False, True]
-    assert judged(run)["top1_loc"].tolist() == [True, False, False]
-    assert (known_boxes(run) == OBJECT).all(axis=1).tolist() == [True, False, True]
+    assert hits_on_test(run)["gt_known_loc"].tolist() == [True, False, True]
+    assert hits_on_test(run)["top1_loc"].tolist() == [True, False, False]
+    assert (gt_known_boxes(run) == OBJECT).all(axis=1).tolist() == [True, False, True]
 
 
 def test_votes_are_judged_by_their_best_box(write_run: WriteRun):
     run = write_run("cstn", ["+xr", "+rx"])
-    assert judged(run)["gt_known_loc"].tolist() == [False, True]
-    assert judged(run)["top5_box_loc"].tolist() == [True, True]
-    assert (known_boxes(run) == OBJECT).all(axis=1).tolist() == [False, True]
+    assert hits_on_test(run)["gt_known_loc"].tolist() == [False, True]
+    assert hits_on_test(run)["top5_box_loc"].tolist() == [True, True]
+    assert (gt_known_boxes(run) == OBJECT).all(axis=1).tolist() == [False, True]
 
 
 def test_paired_difference(write_run: WriteRun):

@@ -132,7 +132,7 @@ from cstn_lib.reproduction.experiments import make_experiment
 from cstn_lib.reproduction.jobs import stopped_by_signals
 from cstn_lib.reproduction.runs import RunStore
 
-smoke = make_experiment("cam", "birds-cub", "smoke", seed=int(sys.argv[2]), device="cpu")
+smoke = make_experiment("cam", "birds-cub", "smoke", seed=int(sys.argv[2]))
 experiment = replace(smoke, training=replace(smoke.training, epochs=12))
 with stopped_by_signals():
     RunStore(sys.argv[1], device="cpu").run(experiment)

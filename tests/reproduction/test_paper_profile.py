@@ -111,7 +111,7 @@ def test_the_papers_network_trains(cub, started, data_folder, tmp_path, monkeypa
     assert run.history.drop(columns="seconds").map(np.isfinite).all(axis=None)
 
     model = run.model()
-    shapes = [tuple(layer.weight.shape) for layer in model.attend.values()]
+    shapes = [tuple(layer.weight.shape) for layer in model.layers.values()]
     assert shapes == [(512, 512, 13, 13), (512, 512, 7, 7)]
     backbone = model.backbone
     assert torch.equal(backbone.stages[0][0].weight, started["conv1.weight"])

@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cstn_lib.config import LevelConfig
 from cstn_lib.data import ImageSet
-from cstn_lib.models import LevelConfig, build_model
+from cstn_lib.models import build_model
 from cstn_lib.reproduction import runs as runs_module
 from cstn_lib.reproduction.experiments import Experiment, make_experiment
 from cstn_lib.reproduction.runs import Run, RunStore

@@ -23,14 +23,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cstn_lib import pyramid
-from cstn_lib.baselines import cam
+from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.data import READERS, ImageSet
 from cstn_lib.data.photos import reading
 from cstn_lib.data.photos.reading import open_photos
+from cstn_lib.evaluation import predictions
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.predictions import array
-from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, normalized, resized
-from cstn_lib.models import LevelConfig, ModelConfig, build_model
+from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, resized
+from cstn_lib.models import build_model
+from cstn_lib.outputs import normalized
 from cstn_lib.reproduction.runs import Run, RunStore
 from cstn_lib.support.errors import InputError
 from cstn_lib.training import engine
@@ -651,7 +653,7 @@ def test_checkpoint_of_another_network(fit_in, tmp_path: Path):
 def moved_model() -> nn.Module:
     """A network whose windows have left the identity."""
     model = make_model()
-    for layer in model.attend.values():
+    for layer in model.layers.values():
         nn.init.normal_(layer.localization.regress.weight, std=0.2)
     return model
 
@@ -711,7 +713,7 @@ def test_predict_changes_nothing(make_images: Callable[..., ImageSet]):
 
 
 def test_predict_without_a_transform(make_images: Callable[..., ImageSet]):
-    table = predict(make_model(config=replace(SMALL, head="conv")), make_images(4), device="cpu")
+    table = predict(make_model(config=replace(SMALL, head="plain")), make_images(4), device="cpu")
     assert (array(table, "true_theta") == [1, 0, 0, 0, 1, 0]).all()
     pd.testing.assert_series_equal(table["any_iou"], table["any_default_iou"], check_names=False)
     np.testing.assert_array_equal(array(table, "true_box"), array(table, "true_default_box"))
@@ -739,7 +741,7 @@ def test_predict_score_maps(make_images: Callable[..., ImageSet], head):
         assert table["any_iou"][i] == anywhere[0, fixed]
 
 
-HEADS = ("cstn", "conv", "deform", "stn", "cam", "has", "acol", "spg", "adl")
+HEADS = ("cstn", "plain", "deform", "stn", "cam", "has", "acol", "spg", "adl")
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -814,13 +816,13 @@ def test_seconds_are_those_of_training_alone(fit_in, monkeypatch):
 
 def test_watching_does_not_sweep_thresholds(fit_in, monkeypatch):
     sweeps = []
-    original = cam.judge_maps
+    original = predictions.judge_maps
 
     def watched(*args: object, sweep: bool) -> dict[str, np.ndarray]:
         sweeps.append(sweep)
         return original(*args, sweep=sweep)
 
-    monkeypatch.setattr(cam, "judge_maps", watched)
+    monkeypatch.setattr(predictions, "judge_maps", watched)
     fit_in(make_model(config=replace(SMALL, head="cam")), replace(TRAINING, epochs=2))
     assert sweeps == [False, False]
 

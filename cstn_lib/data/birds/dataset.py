@@ -54,7 +54,7 @@ __all__ = [
 
 DRAWING_VERSION = 2
 """To be raised whenever a pixel or a box changes; splits drawn before are then not used."""
-SPLITS = ("train", "val", "test", "pretext")
+SPLITS = ("train", "val", "test", "pretrain")
 
 _CLASSES = tuple(
     Parts(*values)
@@ -64,7 +64,7 @@ _CLASSES = tuple(
         ("forked", "fan"),
     )
 )
-_PRETEXT_CLASSES = tuple(
+_PRETRAIN_CLASSES = tuple(
     Parts(*values)
     for values in product(
         ("collared", "browed", "bibbed", "plumed", "rosy"),
@@ -80,10 +80,10 @@ class BirdsConfig:
 
     Attributes:
         boxes: ``"cub"`` or ``"ilsvrc"``, whose box statistics to follow.
-        train, val, test, pretext: images a split.
+        train, val, test, pretrain: images a split.
         image_size: side of the square images in pixels.
         head_tell: probability in [0, 1] that a bird wears on its head a mark of its class, so that
-            the head alone tells it; not used by the pretext split.
+            the head alone tells it; not used by the pretrain split.
         seed: another seed draws other images.
     """
 
@@ -91,7 +91,7 @@ class BirdsConfig:
     train: int = 6000
     val: int = 600
     test: int = 1200
-    pretext: int = 6000
+    pretrain: int = 6000
     image_size: int = 80
     head_tell: float = 0.0
     seed: int = 0
@@ -128,7 +128,7 @@ def class_parts(label: int, split: str = "test") -> Parts:
 def _classes(split: str) -> tuple[Parts, ...]:
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    return _PRETEXT_CLASSES if split == "pretext" else _CLASSES
+    return _PRETRAIN_CLASSES if split == "pretrain" else _CLASSES
 
 
 # ---------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def birds_fingerprint(config: BirdsConfig, split: str) -> str:
         "split": split,
         "count": getattr(config, split),
         "image_size": config.image_size,
-        "head_tell": 0.0 if split == "pretext" else float(config.head_tell),
+        "head_tell": 0.0 if split == "pretrain" else float(config.head_tell),
         "seed": config.seed,
         "drawing": DRAWING_VERSION,
     }
@@ -296,7 +296,7 @@ def draw_specimen(
     """
     rng = np.random.default_rng([seed, label])
     parts = class_parts(label, split)
-    mark = MARKS[label] if head_tell and split != "pretext" else None
+    mark = MARKS[label] if head_tell and split != "pretrain" else None
     shapes = bird_shapes(parts, rng, aspect=1.45, mark=mark, flip=False)
     box = np.array([0.06, 0.2, 0.94, 0.8])
     return paint(plain_ground(), _put(shapes, box), size)
@@ -323,7 +323,7 @@ def _scene(
     rng = _generator(config, split, index, 1)
     classes = _classes(split)
     label = index % len(classes)
-    tells = rng.random() < config.head_tell and split != "pretext"
+    tells = rng.random() < config.head_tell and split != "pretrain"
     background = random_background(rng)
     birds = []
     for box in boxes.astype(np.float64):

@@ -13,7 +13,7 @@ from cstn_lib.evaluation.metrics import Interval
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction import areas
 from cstn_lib.reproduction.claims.claim import HOLDS, HOLDS_IN_PART, HOLDS_NOT, Measured
-from cstn_lib.reproduction.comparison import judged, paired_difference
+from cstn_lib.reproduction.comparison import hits_on_test, paired_difference
 from cstn_lib.reproduction.runs import Run
 
 __all__ = [
@@ -67,7 +67,7 @@ def share(right: np.ndarray) -> float:
 
 def rate(runs: Sequence[Run], metric: str) -> float:
     """Percent of images, over the seeds."""
-    return float(np.mean([share(judged(run)[metric]) for run in runs]))
+    return float(np.mean([share(hits_on_test(run)[metric]) for run in runs]))
 
 
 def default_loc(runs: Sequence[Run]) -> float:

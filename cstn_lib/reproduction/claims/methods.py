@@ -29,9 +29,9 @@ from cstn_lib.reproduction.claims.measures import (
     within,
 )
 from cstn_lib.reproduction.comparison import (
+    gt_known_boxes,
     hit_difference,
     kinds_of_misses,
-    known_boxes,
     paired_difference,
 )
 from cstn_lib.reproduction.paper import RECALL, TABLE_4, TABLE_5, TABLE_COLUMNS
@@ -68,7 +68,7 @@ def _top5_ahead(runs: Runs, stands_for: str, rival: str, within: float | None = 
 
 def _missed(run: Run) -> str:
     """What CSTN's wrong boxes look like, in words."""
-    kinds = pd.Series(kinds_of_misses(known_boxes(run), ground_truth(run.predictions())))
+    kinds = pd.Series(kinds_of_misses(gt_known_boxes(run), ground_truth(run.predictions())))
     shares = kinds[kinds != "right"].value_counts(normalize=True)
     return ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in shares.items()) or "none"
 

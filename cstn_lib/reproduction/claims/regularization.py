@@ -30,7 +30,7 @@ from cstn_lib.reproduction.claims.measures import (
     share,
     within,
 )
-from cstn_lib.reproduction.comparison import kinds_of_misses, known_boxes, motion, transform_gain
+from cstn_lib.reproduction.comparison import gt_known_boxes, kinds_of_misses, motion, transform_gain
 from cstn_lib.reproduction.experiments import ALPHA_STUDY, LAMBDA_STUDY
 from cstn_lib.reproduction.paper import TABLE_3
 from cstn_lib.reproduction.runs import Run
@@ -142,7 +142,7 @@ def _lambda_zero(runs: Runs, stands_for: str) -> Finding:
     measured = (Measured("largest lambda less 0", here, paper),)
     free = found.runs[0.0]
     truth = ground_truth(free[0].predictions())
-    kinds = np.concatenate([kinds_of_misses(known_boxes(run), truth) for run in free])
+    kinds = np.concatenate([kinds_of_misses(gt_known_boxes(run), truth) for run in free])
     why = (
         f"at 0 the median window has {_moved(free, 'area factor'):.2f} times the area of its "
         f"default box; {share(kinds == 'too small'):.0f} % of the boxes are too small, "
