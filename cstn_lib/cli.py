@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
-from cstn_lib.data import DATASETS, READERS, open_split
-from cstn_lib.data.photos.check import check
-from cstn_lib.data.photos.download import ARCHIVES, download
-from cstn_lib.evaluation.metrics import choose_threshold, evaluate
-from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
-from cstn_lib.reproduction import claims
-from cstn_lib.reproduction.batch import (
-    RESULTS,
-    check_parameters,
-    chosen_notebooks,
-    needed_experiments,
-)
-from cstn_lib.reproduction.batch import reproduce as reproduce_results
-from cstn_lib.reproduction.bench import ratio_tables, run_benchmarks
-from cstn_lib.reproduction.experiments import EXPERIMENTS, make_experiment
-from cstn_lib.reproduction.figures import FIGURES, save_claims_files, save_figure_files
-from cstn_lib.reproduction.jobs import stopped_by_signals
-from cstn_lib.reproduction.page import fill_markers, glance, narrow_table, reproduction_page
-from cstn_lib.reproduction.plan import make_plan
-from cstn_lib.reproduction.runs import Run, RunStore
-from cstn_lib.reproduction.tables import TABLES, save_table_files
-from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line, unknown_name
-from cstn_lib.support.project import figures_folder, project_folder
-from cstn_lib.training.engine import resolve_device
+
+# Each command imports what it needs: ``cstn --help`` should not wait for torch.
+if TYPE_CHECKING:
+    from cstn_lib.reproduction.runs import Run
 
 __all__ = ["app", "main"]
 
@@ -48,8 +27,13 @@ app = typer.Typer(
 data_app = typer.Typer(help="The data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}")]
-Dataset = Annotated[str, typer.Option(help=f"one of {', '.join(DATASETS)}")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT", help="cstn, plain, cam ... or another; an unknown one lists all"
+    ),
+]
+Dataset = Annotated[str, typer.Option(help="birds-cub, cub, folder ...; an unknown one lists all")]
 ProfileName = Annotated[str, typer.Option("--profile", help="smoke, quick, cpu or paper")]
 Seed = Annotated[int, typer.Option(help="of weights, order and flips")]
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16, another run")]
@@ -69,6 +53,8 @@ def main() -> None:
     """Run the command; a user's mistake ends in one line and exit status 2."""
     if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first speaks
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    from cstn_lib.reproduction.jobs import stopped_by_signals
+
     try:
         with stopped_by_signals():
             app()
@@ -82,7 +68,7 @@ def reproduce(
     profile: ProfileName = "quick",
     only: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(RESULTS)} or a notebook's name; may be repeated"),
+        typer.Option(help="table-1 ... table-5, figure-6, figure-8, claims or a notebook's name"),
     ] = None,
     dataset: Annotated[str, typer.Option(help="instead of the notebooks' own; a,b for two")] = "",
     data_root: DataRoot = "",
@@ -98,9 +84,9 @@ def reproduce(
         bool, typer.Option("--dry-run", help="say what would run, and do nothing")
     ] = False,
 ) -> None:
-    """Train what is missing, then run the notebooks, several at a time.
+    """Train what is missing and run the notebooks, several processes at a time.
 
-    Prints each table beside the paper's, and where the figures are.
+    Prints each table beside the paper's as soon as it is there, and where the figures are.
     """
     given = {
         "profile": profile,
@@ -111,21 +97,16 @@ def reproduce(
         "runs_dir": runs_dir and str(Path(runs_dir).expanduser().resolve()),
         "figures_dir": figures_dir and str(Path(figures_dir).expanduser().resolve()),
     }
+    from cstn_lib.reproduction import batch
+    from cstn_lib.reproduction.plan import make_plan
+
     parameters = {name: value for name, value in given.items() if value}
-    check_parameters(parameters)
+    batch.check_parameters(parameters)
     if dry_run:
         print(make_plan(only or [], parameters))
-        return
-    reproduce_results(only or [], parameters, jobs)
-    made = chosen_notebooks(only or [])
-    for result in [name for name, notebook in RESULTS.items() if notebook in made]:
-        path = _place(result, profile, dataset, figures_dir)
-        if result == "claims":
-            _print_verdicts(path)
-        elif result in TABLES:
-            _print_table(path)
-        elif FIGURES[result].panels:
-            _print_figure(path)
+    else:
+        show = partial(_show, profile=profile, dataset=dataset, figures_dir=figures_dir)
+        batch.reproduce(only or [], parameters, jobs, show)
 
 
 @app.command()
@@ -140,6 +121,9 @@ def train(
     runs_dir: RunsDir = "",
 ) -> None:
     """Train one network, or continue where it was interrupted, and write its predictions."""
+    from cstn_lib.reproduction.experiments import make_experiment
+    from cstn_lib.reproduction.runs import RunStore
+
     store = RunStore(runs_dir, data_root, device)
     chosen = make_experiment(experiment, dataset, profile, seed=seed, precision=precision)
     run = store.run(chosen)
@@ -163,6 +147,11 @@ def predict(
     runs_dir: RunsDir = "",
 ) -> None:
     """Write a trained network's predictions table and print its metrics."""
+    from cstn_lib.evaluation.metrics import choose_threshold, evaluate
+    from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
+    from cstn_lib.reproduction.experiments import make_experiment
+    from cstn_lib.reproduction.runs import RunStore
+
     store = RunStore(runs_dir, data_root, device)
     chosen = make_experiment(experiment, dataset, profile, seed=seed, precision=precision)
     run = _finished(store.open(chosen))
@@ -201,58 +190,18 @@ def report(
 
     Of the complete profile cpu it also writes REPRODUCTION.md, and the README's results.
     """
-    store = RunStore(runs_dir, data_root, device)
-    given = {"dataset": dataset, "seeds": seeds}
-    counted = {name: spec for name, spec in FIGURES.items() if spec.panels}
-    written, left_out, finished = [], [], {}
-    for name, spec in {**TABLES, **counted}.items():
-        if dataset.count(",") >= len(spec.datasets):
-            left_out.append(f"{name} is about {_data_sets(len(spec.datasets))}, not {dataset}")
-            continue
-        runs = [store.open(e) for e in needed_experiments([RESULTS[name]], profile, **given)]
-        missing = [run for run in runs if not run.finished]
-        finished |= {run.folder: run for run in runs if run.finished}
-        if missing:
-            names = ", ".join(dict.fromkeys(run.experiment.name for run in missing))
-            left_out.append(f"{name} lacks {len(missing)} of {len(runs)} runs ({names})")
-            continue
-        path = _place(name, profile, dataset, figures_dir)
-        if name in TABLES:
-            save_table_files(spec.make(runs), path.parent, path.stem)
-            _print_table(path)
-        else:
-            save_figure_files(name, runs, path.parent)
-            _print_figure(path)
-        written.append(name)
-    if not written:
-        raise InputError(
-            f"{project_folder('runs', runs_dir)}: no table has all of its runs, {left_out[0]}; "
-            f"not trained yet: run cstn train or cstn reproduce --profile {profile} first"
-        )
-    verdicts = claims.judge(store.open, profile, **given)
-    judged = [store.open(e) for e in needed_experiments([RESULTS["claims"]], profile, **given)]
-    finished |= {run.folder: run for run in judged if run.finished}
-    path = _place("claims", profile, dataset, figures_dir)
-    if any(verdict.verdict != claims.NOT_TESTED for verdict in verdicts):
-        save_claims_files(verdicts, path.parent)
-        _print_verdicts(path)
-        written.append("claims")
-    for line in left_out:
-        print(f"not written: {line}")
-    readme = project_folder("README.md")
-    own = profile == "cpu" and not (dataset or seeds or runs_dir or figures_dir)
-    own = own and readme.is_file()  # a package without its repository has no pages to fill
-    if page is None and own:
-        page = project_folder("REPRODUCTION.md")
-    if page is not None:
-        text = reproduction_page(page, path.parent, written, list(finished.values()))
-        with atomic_file(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        print(page)
-    if own and "table-1" in written:
-        fill_markers(readme, "table-1", narrow_table("table-1", path.parent))
-    if own and "claims" in written:
-        fill_markers(readme, "claims", glance(path))
+    from cstn_lib.reproduction.page import publish
+    from cstn_lib.reproduction.runs import RunStore
+
+    publish(
+        RunStore(runs_dir, data_root, device),
+        profile,
+        dataset=dataset,
+        seeds=seeds,
+        figures_dir=figures_dir,
+        page=page,
+        show=partial(_show, profile=profile, dataset=dataset, figures_dir=figures_dir),
+    )
 
 
 @app.command()
@@ -264,6 +213,9 @@ def pretrain(
     runs_dir: RunsDir = "",
 ) -> None:
     """Remake the small backbone's starting weights from the pretraining birds."""
+    from cstn_lib.reproduction.experiments import make_experiment
+    from cstn_lib.reproduction.runs import RunStore
+
     store = RunStore(runs_dir, device=device)
     run = store.run(make_experiment("pretrain", "birds-cub", "quick"))
     run.save_backbone(output)
@@ -279,6 +231,12 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0, help="of measuring each row")] = 3.0,
 ) -> None:
     """Time the layer against a convolution and two other ways, and training with and without it."""
+    import json
+
+    from cstn_lib.reproduction.bench import ratio_tables, run_benchmarks
+    from cstn_lib.support.atomic import atomic_file
+    from cstn_lib.training.engine import resolve_device
+
     result = run_benchmarks(resolve_device(device), seconds=seconds)
     for table in ratio_tables(result):
         print(f"{table.to_string()}\n")
@@ -294,6 +252,9 @@ def data_make(
     profile: ProfileName = "quick",
 ) -> None:
     """Draw an embedded data set under data/."""
+    from cstn_lib.data import DATASETS, open_split
+    from cstn_lib.reproduction.experiments import make_experiment
+
     drawn = [dataset for dataset in DATASETS if dataset.startswith("birds-")]
     if name not in drawn:
         raise unknown_name("embedded dataset", name, drawn)
@@ -305,11 +266,14 @@ def data_make(
 
 @data_app.command("check")
 def data_check(
-    name: Annotated[str, typer.Argument(help=f"one of {', '.join(READERS)}")],
+    name: Annotated[str, typer.Argument(help="cub, ilsvrc, folder ...; an unknown one lists all")],
     root: Root,
     deep: Annotated[bool, typer.Option("--deep", help="decode every photo")] = False,
 ) -> None:
     """Look through a data set: exit status 0 where all of it can be used, 1 where not."""
+    from cstn_lib.data import READERS
+    from cstn_lib.data.photos.check import check
+
     if name not in READERS:
         raise unknown_name("data set to check", name, READERS)
     found = check(READERS[name], root.expanduser(), deep=deep)
@@ -320,10 +284,12 @@ def data_check(
 
 @data_app.command("download")
 def data_download(
-    name: Annotated[str, typer.Argument(help=f"one of {', '.join(ARCHIVES)}")],
+    name: Annotated[str, typer.Argument(help="cub ...; an unknown one lists all")],
     root: Root,
 ) -> None:
     """Fetch a data set that anyone may fetch, and unpack it; continues where it was broken off."""
+    from cstn_lib.data.photos.download import download
+
     place = download(name, root.expanduser())
     print(f"{place}\ncstn data check {name} --root {place}")
 
@@ -334,27 +300,29 @@ def _finished(run: Run) -> Run:
     return run
 
 
-def _data_sets(count: int) -> str:
-    return "one data set" if count == 1 else f"{count} data sets"
+def _show(result: str, profile: str, dataset: str, figures_dir: str) -> None:
+    """Print a result from its files, or where they are."""
+    from cstn_lib.reproduction.results import RESULTS, result_file
 
-
-def _place(result: str, profile: str, dataset: str, figures_dir: str) -> Path:
-    """The CSV file of a table, a figure or the claims."""
-    own = claims.DATASETS if result == "claims" else {**TABLES, **FIGURES}[result].datasets
-    folder = figures_folder(profile, dataset, own, figures_dir)
-    return folder / f"{result.replace('-', '_')}.csv"
+    path = result_file(result, profile, dataset, figures_dir)
+    if result == "claims":
+        _print_verdicts(path)
+    elif RESULTS[result].table:
+        _print_table(path)
+    elif RESULTS[result].panels:
+        print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")
 
 
 def _print_table(path: Path) -> None:
-    """A table of `cstn_lib.reproduction.tables` on end, which fits a terminal: a column a row."""
+    """A table on end, which fits a terminal: one row per column."""
+    import pandas as pd
+
     table = pd.read_csv(path, index_col=0).astype(object).T
     print(f"\n{table.fillna('').to_string(line_width=TERMINAL)}\n\n{path} and .md\n")
 
 
-def _print_figure(path: Path) -> None:
-    print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")
-
-
 def _print_verdicts(path: Path) -> None:
+    import pandas as pd
+
     table = pd.read_csv(path, dtype=str)[["claim", "data set", "verdict"]]
     print(f"\n{table.to_string(index=False, justify='left')}\n\n{path} and .md\n")

@@ -18,7 +18,7 @@ from cstn_lib import cli
 from cstn_lib.evaluation.metrics import choose_threshold, evaluate
 from cstn_lib.evaluation.predictions import load_table
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
-from cstn_lib.reproduction.batch import run_notebooks
+from cstn_lib.reproduction.batch import reproduce
 from cstn_lib.support.errors import InputError
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -245,7 +245,10 @@ def test_help_of_the_module_imports_nothing_of_the_notebooks():
         assert name in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert {"torch", "cstn_lib.cli"} <= imported
-    assert not {"papermill", "nbclient", "IPython", "matplotlib"} & imported
+    assert (
+        not {"papermill", "nbclient", "IPython", "matplotlib", "pandas", "scipy", "accelerate"}
+        & imported
+    )
 
 
 # Mistakes
@@ -441,7 +444,7 @@ def test_an_error_of_any_text_is_one_line(cstn: Command, monkeypatch, message):
     def fail(*_: object, **__: object) -> None:
         raise OSError(message) if not message else InputError(message)
 
-    monkeypatch.setattr(cli, "make_experiment", fail)
+    monkeypatch.setattr("cstn_lib.reproduction.experiments.make_experiment", fail)
     assert_refused(cstn("train", "cstn"))
 
 
@@ -451,7 +454,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(data_folder: Path, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "make_experiment", fail)
+    monkeypatch.setattr("cstn_lib.reproduction.experiments.make_experiment", fail)
     monkeypatch.setattr(sys, "argv", ["cstn", "train", "cstn"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -459,5 +462,5 @@ def test_a_mistake_of_ours_keeps_its_traceback(data_folder: Path, monkeypatch):
 
 def test_notebooks_are_checked_before_the_first_one_runs(tmp_path: Path):
     with pytest.raises(InputError, match="table, figure or notebook 'none'"):
-        run_notebooks(["table-1", "none"], {"profile": "smoke", "runs_dir": str(tmp_path)})
+        reproduce(["table-1", "none"], {"profile": "smoke", "runs_dir": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []

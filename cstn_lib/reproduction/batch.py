@@ -1,10 +1,10 @@
-"""Everything in batch: the missing trainings side by side, then the notebooks side by side.
+"""Everything in batch: the missing trainings side by side, and each notebook when it can run.
 
 A notebook trains what it misses, one network after the other. `reproduce` first asks what the
-chosen notebooks need, trains that in as many processes as the machine has processors, and leaves
-only reading to the notebooks. Each is executed by papermill into ``runs/notebooks/<profile>/``; the
-numbers are the ones that ``papermill notebooks/NAME.ipynb out.ipynb -p profile quick`` gives,
-because it is that call.
+chosen notebooks need and trains that in as many processes as the machine has processors; a notebook
+whose trainings are there only reads. Each is executed by papermill into
+``runs/notebooks/<profile>/``; the numbers are the ones that ``papermill notebooks/NAME.ipynb
+out.ipynb -p profile quick`` gives, because it is that call.
 """
 
 from __future__ import annotations
@@ -13,76 +13,28 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from cstn_lib.data import DATASETS
 from cstn_lib.data.photos.decoding import processors
-from cstn_lib.reproduction.claims import CLAIMS, claim_experiments
-from cstn_lib.reproduction.experiments import (
-    Experiment,
-    make_experiment,
-    profile_named,
-    seeded_experiments,
-)
-from cstn_lib.reproduction.figures import FIGURES, figure_experiments
+from cstn_lib.reproduction.experiments import Experiment, profile_named, seeded_experiments
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
+from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of
 from cstn_lib.reproduction.runs import Run, RunStore
-from cstn_lib.reproduction.tables import TABLES, table_experiments
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.project import project_folder
 from cstn_lib.training.engine import resolve_device
 
 __all__ = [
-    "NOTEBOOKS",
-    "RESULTS",
     "asked_for",
     "check_parameters",
     "chosen_notebooks",
     "needed_experiments",
     "reproduce",
-    "run_notebooks",
+    "store_of",
 ]
-
-NOTEBOOKS = (
-    "00_start_here",
-    "01_joint_distribution",
-    "02_multiscale_search",
-    "03_convolutional_stn",
-    "04_regularization",
-    "05_training",
-    "06_baselines",
-    "07_table_1",
-    "08_table_2",
-    "09_table_3",
-    "10_table_4",
-    "11_table_5",
-    "12_figure_6",
-    "13_figure_8",
-    "14_qualitative_figures",
-    "15_claims",
-)
-RESULTS = {
-    "table-1": "07_table_1",
-    "table-2": "08_table_2",
-    "table-3": "09_table_3",
-    "table-4": "10_table_4",
-    "table-5": "11_table_5",
-    "figure-6": "12_figure_6",
-    "figure-8": "13_figure_8",
-    "figures-2-5-7-9": "14_qualitative_figures",
-    "claims": "15_claims",
-}
-"""What ``--only`` may name beside a notebook, and the notebook that makes it."""
-
-LESSONS = {
-    **dict.fromkeys(NOTEBOOKS[:6], ("cstn",)),
-    "06_baselines": ("cam", "has", "acol", "spg", "adl", "plain", "deform", "stn"),
-}
-"""The notebooks that teach, and what they train: one seed, on one data set."""
-LESSON_DATA = "birds-cub"
 
 PHOTOS = "tiny-imagenet"
 """What notebook 05 trains on besides, with every seed, where it is given a `data_root`."""
@@ -92,14 +44,22 @@ START_SECONDS = 8
 """Of any process, until its packages are imported."""
 
 
-def reproduce(only: Sequence[str], parameters: dict[str, object], jobs: int = 0) -> list[Path]:
-    """Train what the notebooks need and execute them, several at a time.
+def reproduce(
+    only: Sequence[str],
+    parameters: dict[str, object],
+    jobs: int = 0,
+    show: Callable[[str], None] = lambda result: None,
+) -> list[Path]:
+    """Train what the notebooks need and execute them, several processes at a time.
+
+    A notebook runs as soon as its trainings are there, Table I's first.
 
     Args:
-        only: names from `NOTEBOOKS` or `RESULTS`; empty means all.
+        only: names of `RESULTS` or `NOTEBOOKS`; empty means all.
         parameters: of the notebooks, by name; ``profile`` must be among them, and the rest only
             where they differ from the notebooks' own defaults.
         jobs: how many processes at a time; 0: as many as there are processors, and one on a GPU.
+        show: called with the name of each result that a notebook has made.
 
     Returns:
         the executed notebooks, in reading order.
@@ -109,45 +69,39 @@ def reproduce(only: Sequence[str], parameters: dict[str, object], jobs: int = 0)
     """
     names = chosen_notebooks(only)
     _prepare_papermill()
-    needed, store = asked_for(names, parameters)
+    store = store_of(parameters)
     at_once = jobs or (processors() if resolve_device(store.device) == "cpu" else 1)
-    runs = [store.open(experiment) for experiment in needed]
-    for run in runs:  # here, once: processes side by side would each draw or decode them
-        run.split("val"), run.split("test")
-    unread = [run for run in runs if not (run.finished and run.predicted)]
-    notebooks = [_notebook_job(name, parameters) for name in names]
-    trainings = [_training_job(run, str(parameters["profile"])) for run in unread]
-    run_jobs([trainings, notebooks], at_once)
+    opened: dict[Experiment, Run] = {}
+    trainings: dict[Experiment, Job] = {}
+    listed: list[Job] = []
+    for name in sorted(names, key=lambda name: name != RESULTS["table-1"].notebook):
+        needs = []
+        for experiment in asked_for([name], parameters):
+            if experiment not in opened:
+                run = opened[experiment] = store.open(experiment)
+                # here, once: processes side by side would each draw or decode them
+                run.split("val"), run.split("test")
+                if not (run.finished and run.predicted):
+                    trainings[experiment] = _training_job(run, str(parameters["profile"]))
+            if experiment in trainings:
+                needs.append(trainings[experiment])
+        listed += [*needs, _notebook_job(name, parameters, needs, show)]
+    run_jobs(list(dict.fromkeys(listed)), at_once)
     return [_executed(name, parameters) for name in names]
 
 
-def run_notebooks(only: Sequence[str], parameters: dict[str, object]) -> list[Path]:
-    """Execute notebooks in reading order, one by one; each trains what it misses.
-
-    Args, returns and raises: see `reproduce`.
-    """
-    names = chosen_notebooks(only)
-    _prepare_papermill()
-    run_jobs([[_notebook_job(name, parameters)] for name in names], 1)
-    return [_executed(name, parameters) for name in names]
-
-
-def asked_for(
-    notebooks: Sequence[str], parameters: dict[str, object]
-) -> tuple[list[Experiment], RunStore]:
-    """`needed_experiments` of notebooks with these parameters, and the store that has their runs.
+def asked_for(notebooks: Sequence[str], parameters: dict[str, object]) -> list[Experiment]:
+    """`needed_experiments` of notebooks with these parameters.
 
     Args, raises: see `reproduce`; `notebooks` as of `chosen_notebooks`.
     """
-    device, data_root = str(parameters.get("device", "auto")), str(parameters.get("data_root", ""))
-    needed = needed_experiments(
+    return needed_experiments(
         notebooks,
         str(parameters["profile"]),
         dataset=str(parameters.get("dataset", "")),
         seeds=int(str(parameters.get("seeds", 0))),
-        data_root=data_root,
+        data_root=parameters.get("data_root", ""),
     )
-    return needed, RunStore(str(parameters.get("runs_dir", "")), data_root, device)
 
 
 def needed_experiments(
@@ -170,22 +124,12 @@ def needed_experiments(
     Raises:
         InputError: a name is unknown, or a notebook takes fewer data sets.
     """
-    made = {notebook: result for result, notebook in RESULTS.items()}
-    given = {"dataset": dataset, "seeds": seeds}
     found: list[Experiment] = []
-    for notebook in notebooks:
-        result, data = made.get(notebook), dataset or LESSON_DATA
-        if result in TABLES:
-            found += table_experiments(result, profile, **given)
-        elif result in FIGURES:
-            found += figure_experiments(result, profile, **given)
-        elif result == "claims":
-            for claim in CLAIMS:
-                found += chain(*claim_experiments(claim, profile, **given).values())
-        else:
-            found += [make_experiment(n, data, profile) for n in LESSONS[notebook]]
-        if notebook == "05_training" and data_root and data in (LESSON_DATA, PHOTOS):
-            found += seeded_experiments(["cstn"], PHOTOS, profile, seeds=seeds)
+    for name, result in RESULTS.items():
+        if result.notebook in notebooks:
+            found += experiments_of(name, profile, dataset=dataset, seeds=seeds)
+            if name == "training" and data_root and dataset in ("", *result.datasets, PHOTOS):
+                found += seeded_experiments(["cstn"], PHOTOS, profile, seeds=seeds)
     return list(dict.fromkeys(found))
 
 
@@ -216,7 +160,7 @@ def chosen_notebooks(only: Sequence[str]) -> list[str]:
 
 def _notebook_of(name: str) -> str:
     if name in RESULTS:
-        return RESULTS[name]
+        return RESULTS[name].notebook
     if name in NOTEBOOKS:
         return name
     raise unknown_name("table, figure or notebook", name, (*RESULTS, *NOTEBOOKS))
@@ -228,6 +172,15 @@ def _prepare_papermill() -> None:
         raise InputError("papermill: not installed; expected, to run notebooks")
     # kernels of the environment come before those of the user's home folder
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+
+
+def store_of(parameters: dict[str, object]) -> RunStore:
+    """The runs that notebooks with these parameters read."""
+    return RunStore(
+        str(parameters.get("runs_dir", "")),
+        str(parameters.get("data_root", "")),
+        str(parameters.get("device", "auto")),
+    )
 
 
 def _training_job(run: Run, profile: str) -> Job:
@@ -258,7 +211,12 @@ def _mistake(log: Path) -> str:
     return last_line(log).removeprefix("cstn: ")
 
 
-def _notebook_job(name: str, parameters: dict[str, object]) -> Job:
+def _notebook_job(
+    name: str,
+    parameters: dict[str, object],
+    needs: Sequence[Job],
+    show: Callable[[str], None],
+) -> Job:
     """The call of papermill on a notebook."""
     source = project_folder("notebooks") / f"{name}.ipynb"
     if not source.is_file():
@@ -275,6 +233,8 @@ def _notebook_job(name: str, parameters: dict[str, object]) -> Job:
         log=_logs(parameters.get("runs_dir", "")) / str(parameters["profile"]) / f"{name}.log",
         seconds=START_SECONDS + 20,
         explain=partial(_error_of, output),
+        needs=needs,
+        then=partial(show, next(r for r, result in RESULTS.items() if result.notebook == name)),
     )
 
 

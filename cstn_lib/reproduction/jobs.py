@@ -30,7 +30,7 @@ def last_line(log: Path) -> str:
     return said.splitlines()[-1] if said else "it ended without a word"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One process.
 
@@ -40,6 +40,8 @@ class Job:
         log: file that takes what it prints.
         seconds: about how long it takes, compared with the others.
         explain: why it failed, in one line, from its log.
+        needs: jobs of the same list that must be finished before it begins.
+        then: called when it is finished.
     """
 
     title: str
@@ -47,20 +49,46 @@ class Job:
     log: Path
     seconds: float
     explain: Callable[[Path], str] = last_line
+    needs: Sequence[Job] = ()
+    then: Callable[[], None] = lambda: None
 
 
-def run_jobs(stages: Sequence[Sequence[Job]], at_once: int) -> None:
-    """Run every job of a stage before the next stage begins, and print a line after each job.
+def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
+    """Run every job as soon as those it needs are finished, and print a line after each.
 
-    The longest begin first. Each gets its share of the processors as ``OMP_NUM_THREADS``, unless
-    the user has set that. Whatever ends this function, no process is left.
+    Of those that may begin, the first in the list does. Each gets its share of the processors as
+    ``OMP_NUM_THREADS``, unless the user has set that. Whatever ends this function, no process is
+    left.
 
     Raises:
         InputError: a job failed; the others were stopped.
     """
-    progress = _Progress([job for stage in stages for job in stage], at_once)
-    for stage in stages:
-        _run_stage(stage, at_once, progress)
+    progress = _Progress(jobs, at_once)
+    waiting, finished = list(jobs), set()
+    running: dict[subprocess.Popen, tuple[Job, float]] = {}
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, processors() // min(at_once, len(jobs) or 1))),
+        "TQDM_MININTERVAL": "30",  # a log needs no moving bar
+        **os.environ,
+    }
+    try:
+        while waiting or running:
+            ready = [job for job in waiting if finished.issuperset(job.needs)]
+            for job in ready[: at_once - len(running)]:
+                waiting.remove(job)
+                running[_start(job, environment)] = job, time.perf_counter()
+            for process in [process for process in running if process.poll() is not None]:
+                job, started = running.pop(process)
+                if process.returncode:
+                    raise InputError(
+                        f"{job.title}, {_killed(process) or job.explain(job.log)} (log: {job.log})"
+                    )
+                finished.add(job)
+                progress.finished(job, time.perf_counter() - started)
+                job.then()
+            time.sleep(0.05)
+    finally:
+        _stop(list(running))
 
 
 @contextmanager
@@ -78,31 +106,6 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _run_stage(stage: Sequence[Job], at_once: int, progress: _Progress) -> None:
-    waiting = sorted(stage, key=lambda job: -job.seconds)
-    running: dict[subprocess.Popen, tuple[Job, float]] = {}
-    environment = {
-        "OMP_NUM_THREADS": str(max(1, processors() // min(at_once, len(stage) or 1))),
-        "TQDM_MININTERVAL": "30",  # a log needs no moving bar
-        **os.environ,
-    }
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                running[_start(job, environment)] = job, time.perf_counter()
-            for process in [process for process in running if process.poll() is not None]:
-                job, started = running.pop(process)
-                if process.returncode:
-                    raise InputError(
-                        f"{job.title}, {_killed(process) or job.explain(job.log)} (log: {job.log})"
-                    )
-                progress.finished(job, time.perf_counter() - started)
-            time.sleep(0.05)
-    finally:
-        _stop(list(running))
 
 
 def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen:

@@ -8,7 +8,7 @@ bytes. Table I and the claims at a glance go into the README, between markers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ import pandas as pd
 from cstn_lib.config import PAPER_LEVELS
 from cstn_lib.data import READERS
 from cstn_lib.losses import authors_weight
-from cstn_lib.reproduction.figures import FIGURES
+from cstn_lib.reproduction import claims
+from cstn_lib.reproduction.figures import save_claims_files, save_figure_files
 from cstn_lib.reproduction.paper import (
     FIGURE_6,
     STANDS_FOR,
@@ -26,37 +27,14 @@ from cstn_lib.reproduction.paper import (
     TABLE_2,
     TABLE_2_CAPTION,
 )
-from cstn_lib.reproduction.runs import Run
-from cstn_lib.reproduction.tables import markdown_table, runs_of
+from cstn_lib.reproduction.results import RESULTS, experiments_of, result_file
+from cstn_lib.reproduction.runs import Run, RunStore
+from cstn_lib.reproduction.tables import markdown_table, runs_of, save_table_files
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
+from cstn_lib.support.project import project_folder
 
-__all__ = ["fill_markers", "glance", "narrow_table", "reproduction_page"]
-
-TITLES = {
-    "table-1": "Table I: what the transform adds",
-    "table-2": "Table II: with and without CSTN",
-    "table-3": "Table III: λ",
-    "table-4": "Table IV: CSTN among other methods",
-    "table-5": "Table V: the same where sizes are spread",
-    "figure-6": "Figure 6: which level finds objects of which size",
-    "figure-8": "Figure 8: objects of every size",
-}
-
-SHOWN = {
-    "table-1": (
-        "Top-1 Loc without transform",
-        "Top-1 Loc with transform",
-        "GT-Known without transform",
-        "GT-Known with transform",
-        "centred square",
-    ),
-    "table-2": ("Top-1 Class", "Top-1 Loc", "GT-Known Loc"),
-    "table-3": ("Top-1 Loc", "Top-1 Class", "GT-Known Loc"),
-    "table-4": ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2"),
-    "table-5": ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2"),
-}
-"""Columns of ours; beside each stands the paper's where it has one. The CSV files have more."""
+__all__ = ["fill_markers", "narrow_table", "publish", "reproduction_page", "verdict_table"]
 
 
 def reproduction_page(
@@ -68,7 +46,7 @@ def reproduction_page(
         page: where it will lie: links lead from there.
         figures: the folder of tables and figures; results on other data sets lie in folders below
             it, named after the data set.
-        results: names of `TITLES`, and perhaps ``"claims"``, whose files in `figures` are current.
+        results: names of `RESULTS` whose files in `figures` are current.
         runs: what they were made from, finished, each once.
     """
     link, made = os.path.relpath(figures, page.parent).replace(os.sep, "/"), set(results)
@@ -79,12 +57,12 @@ def reproduction_page(
         _making(runs),
         _seconds(runs),
     ]
-    for result in TITLES:
-        parts += ["## " + TITLES[result]]
+    for result, title in _titles().items():
+        parts += ["## " + title]
         parts += _result(result, figures, link) if result in made else ["Its runs are missing."]
     parts.append("## What holds")
     if "claims" in made:
-        parts += [CLAIMS_TEXT, f"![The claims at a glance]({link}/claims.svg)"]
+        parts += [CLAIMS_TEXT, f"![The verdicts on the claims]({link}/claims.svg)"]
         parts += [_claims(pd.read_csv(figures / "claims.csv", dtype=str))]
         parts.append(
             f"Every rule, and a measured reason for every verdict: [claims.csv]({link}/claims.csv)"
@@ -99,9 +77,86 @@ def reproduction_page(
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def glance(claims: Path) -> str:
+def publish(
+    store: RunStore,
+    profile: str,
+    *,
+    dataset: str,
+    seeds: int,
+    figures_dir: str,
+    page: Path | None,
+    show: Callable[[str], None],
+) -> None:
+    """Write every table, figure and verdict whose runs are finished, and tell what is left out.
+
+    Of the complete profile ``cpu`` REPRODUCTION.md and the README's results are written, too.
+
+    Args:
+        profile, dataset, seeds: see `cstn_lib.reproduction.results.experiments_of`.
+        figures_dir: instead of the profile's own folder of figures.
+        page: where to write the page; None: only where it is the project's own.
+        show: called with the name of each result once its files are written.
+
+    Raises:
+        InputError: no result has all of its runs.
+    """
+    written, left_out, finished = [], [], {}
+    for name, result in RESULTS.items():
+        if not result.title:
+            continue
+        if dataset.count(",") >= len(result.datasets):
+            several = "one data set" if len(result.datasets) == 1 else "two data sets"
+            left_out.append(f"{name} is about {several}, not {dataset}")
+            continue
+        needed = experiments_of(name, profile, dataset=dataset, seeds=seeds)
+        runs = [store.open(experiment) for experiment in needed]
+        missing = [run for run in runs if not run.finished]
+        finished |= {run.folder: run for run in runs if run.finished}
+        if missing:
+            names = ", ".join(dict.fromkeys(run.experiment.name for run in missing))
+            left_out.append(f"{name} lacks {len(missing)} of {len(runs)} runs ({names})")
+            continue
+        path = result_file(name, profile, dataset, figures_dir)
+        if result.table:
+            save_table_files(result.table(runs), path.parent, path.stem)
+        else:
+            save_figure_files(name, runs, path.parent)
+        show(name)
+        written.append(name)
+    if not written:
+        raise InputError(
+            f"{project_folder('runs', store.folder)}: no table has all of its runs, {left_out[0]}; "
+            f"not trained yet: run cstn train or cstn reproduce --profile {profile} first"
+        )
+    path = result_file("claims", profile, dataset, figures_dir)
+    verdicts = claims.judge(store.open, profile, dataset=dataset, seeds=seeds)
+    needed = experiments_of("claims", profile, dataset=dataset, seeds=seeds)
+    finished |= {run.folder: run for run in map(store.open, needed) if run.finished}
+    if any(verdict.verdict != claims.NOT_TESTED for verdict in verdicts):
+        save_claims_files(verdicts, path.parent)
+        show("claims")
+        written.append("claims")
+    for line in left_out:
+        print(f"not written: {line}")
+    readme = project_folder("README.md")
+    # a package without its repository has no pages to fill
+    own = profile == "cpu" and not (dataset or seeds or store.folder or figures_dir)
+    own = own and readme.is_file()
+    page = page or (project_folder("REPRODUCTION.md") if own else None)
+    if page is not None:
+        with atomic_file(page) as temporary:
+            text = reproduction_page(page, path.parent, written, list(finished.values()))
+            temporary.write_text(text, encoding="utf-8")
+        print(page)
+    if own and "table-1" in written:
+        fill_markers(readme, "table-1", narrow_table("table-1", path.parent))
+    if own and "claims" in written:
+        fill_markers(readme, "claims", verdict_table(path))
+
+
+def verdict_table(path: Path) -> str:
     """The claims in few columns, from ``claims.csv``: for the README."""
-    table = pd.read_csv(claims, dtype=str)
+    table = pd.read_csv(path, dtype=str)
     return markdown_table(table[["claim", "place", "data set", "verdict"]].set_index("claim"))
 
 
@@ -120,6 +175,10 @@ def fill_markers(path: Path, name: str, content: str) -> None:
         temporary.write_text(
             f"{before}{opening}\n{content.strip()}\n{closing}{after}", encoding="utf-8"
         )
+
+
+def _titles() -> dict[str, str]:
+    return {name: result.title for name, result in RESULTS.items() if result.title}
 
 
 def _opening(runs: Sequence[Run]) -> str:
@@ -179,9 +238,9 @@ def _seconds(runs: Sequence[Run]) -> str:
 
 def _result(result: str, figures: Path, link: str) -> list[str]:
     stem = result.replace("-", "_")
-    if result in FIGURES:
+    if RESULTS[result].panels:
         return [
-            f"![{TITLES[result]}]({link}/{stem}.svg)",
+            f"![{RESULTS[result].title}]({link}/{stem}.svg)",
             f"Its counts: [{stem}.csv]({link}/{stem}.csv)",
         ]
     return [narrow_table(result, figures), f"All columns: [{stem}.csv]({link}/{stem}.csv)"]
@@ -191,13 +250,13 @@ def narrow_table(result: str, figures: Path) -> str:
     """A table of ours with the paper's columns beside, as mean ± half interval, from its CSV.
 
     Args:
-        result: one of `SHOWN`.
+        result: the name of a table in `RESULTS`.
         figures: the folder of its CSV.
     """
     table = pd.read_csv(figures / f"{result.replace('-', '_')}.csv", index_col=0)
     seeds = sorted(set(table["seeds"]))
     cells: list[pd.Series] = []
-    for column in SHOWN[result]:
+    for column in RESULTS[result].columns:
         ours = table[column].map(_number)
         if f"{column} ±" in table:
             reach = table[f"{column} ±"].map(_number)
@@ -224,12 +283,12 @@ def _claims(table: pd.DataFrame) -> str:
 
 def _photographs(name: str, folder: Path, link: str) -> list[str]:
     """Results on a data set that is read, where ``cstn report`` has written some."""
-    found = [r for r in TITLES if (folder / f"{r.replace('-', '_')}.csv").is_file()]
+    found = [r for r in _titles() if (folder / f"{r.replace('-', '_')}.csv").is_file()]
     if not found:
         return []
     parts = [f"## Real photographs: `{name}`", f"The same with `--dataset {name}`."]
     for result in found:
-        parts += ["### " + TITLES[result], *_result(result, folder, link)]
+        parts += ["### " + RESULTS[result].title, *_result(result, folder, link)]
     return parts
 
 

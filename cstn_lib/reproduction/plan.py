@@ -27,7 +27,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.data import DataConfig, SplitOutline, outline
 from cstn_lib.models import build_model
-from cstn_lib.reproduction.batch import asked_for, chosen_notebooks
+from cstn_lib.reproduction.batch import asked_for, chosen_notebooks, store_of
 from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.reproduction.runs import RunStore
 
@@ -180,7 +180,7 @@ def make_plan(only: Sequence[str], parameters: dict[str, object]) -> Plan:
         InputError: a name is unknown, or a data set is not as expected.
     """
     notebooks = chosen_notebooks(only)
-    needed, store = asked_for(notebooks, parameters)
+    needed, store = asked_for(notebooks, parameters), store_of(parameters)
     splits: dict[tuple[DataConfig, str], SplitOutline] = {}
     for experiment in needed:
         for split in (experiment.training_split, "val", "test"):

@@ -1,14 +1,13 @@
 """Tables I to V of the paper beside ours, computed from runs' predictions tables alone.
 
 Values are percentages of the test images. With several seeds a cell is the mean over them and
-``±`` columns hold the half width of its 95 % interval (Student's). `TABLES` says which trainings
-each table needs; notebooks, ``cstn report`` and batch jobs all ask it.
+``±`` columns hold the half width of its 95 % interval (Student's). Which trainings a table needs is
+in `cstn_lib.reproduction.results`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from cstn_lib.evaluation.metrics import (
 )
 from cstn_lib.losses import authors_weight
 from cstn_lib.reproduction.comparison import hits_on_test
-from cstn_lib.reproduction.experiments import LAMBDA_STUDY, Experiment, seeded_experiments
+from cstn_lib.reproduction.experiments import LAMBDA_STUDY
 from cstn_lib.reproduction.paper import (
     STANDS_FOR,
     TABLE_1,
@@ -40,12 +39,10 @@ from cstn_lib.reproduction.paper import (
 )
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.atomic import atomic_file
-from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.support.errors import InputError
 
 __all__ = [
     "METHODS",
-    "TABLES",
-    "TableSpec",
     "centred_square_hits",
     "centred_square_loc",
     "comparison_hits",
@@ -56,7 +53,6 @@ __all__ = [
     "table_1",
     "table_2",
     "table_3",
-    "table_experiments",
 ]
 
 METHODS = {
@@ -140,10 +136,10 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
-    same = _of_one_data_set(runs, TABLES["table-2"].experiments)
+    same = _of_one_data_set(runs, ("plain", "cstn"))
     several = _several(same)
     rows = {}
-    for name, experiment in zip(TABLE_2, TABLES["table-2"].experiments, strict=True):
+    for name, experiment in zip(TABLE_2, same, strict=True):
         metrics = [evaluate(run.predictions()) for run in same[experiment]]
         rows[name] = {
             "seeds": len(metrics),
@@ -168,7 +164,7 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
-    same = _of_one_data_set(runs, TABLES["table-3"].experiments)
+    same = _of_one_data_set(runs, ("cstn", *LAMBDA_STUDY))
     several = _several(same)
     rows = {}
     for group in same.values():
@@ -239,58 +235,6 @@ def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
     found[TOP_5] = column("cstn", "top5_box_loc")
     found[SQUARE] = [centred_square_hits(same["cstn"][0])]
     return {name: found[name] for name in COMPARISON_ROWS}
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """What a table is made of.
-
-    Attributes:
-        datasets: whose place ours take in the paper.
-        experiments: names of `cstn_lib.reproduction.experiments.EXPERIMENTS`, each with every seed.
-        make: the table from the finished runs.
-    """
-
-    datasets: tuple[str, ...]
-    experiments: tuple[str, ...]
-    make: Callable[[Sequence[Run]], pd.DataFrame]
-
-
-TABLES = {
-    "table-1": TableSpec(("birds-cub", "birds-ilsvrc"), ("cstn",), table_1),
-    "table-2": TableSpec(("birds-cub",), ("plain", "cstn"), table_2),
-    "table-3": TableSpec(("birds-cub",), ("cstn", *LAMBDA_STUDY), table_3),
-    "table-4": TableSpec(("birds-cub",), tuple(METHODS.values()), comparison_table),
-    "table-5": TableSpec(("birds-ilsvrc",), tuple(METHODS.values()), comparison_table),
-}
-
-
-def table_experiments(
-    name: str, profile: str, *, dataset: str = "", seeds: int = 0
-) -> list[Experiment]:
-    """Every training that a table needs, seed after seed of each.
-
-    Args:
-        name: a key of `TABLES`.
-        profile: one of `cstn_lib.reproduction.experiments.PROFILES`.
-        dataset: instead of the table's own, with commas where there are several.
-        seeds: how many; 0: as many as the profile has.
-
-    Raises:
-        InputError: a name is unknown, or the table takes fewer data sets.
-    """
-    if name not in TABLES:
-        raise unknown_name("table", name, TABLES)
-    spec = TABLES[name]
-    chosen = dataset.split(",") if dataset else spec.datasets
-    if len(chosen) > len(spec.datasets):
-        most = "one data set" if len(spec.datasets) == 1 else f"{len(spec.datasets)} data sets"
-        raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
-    return [
-        experiment
-        for data in chosen
-        for experiment in seeded_experiments(spec.experiments, data, profile, seeds=seeds)
-    ]
 
 
 def runs_of(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -21,8 +21,10 @@ import pytest
 
 from cstn_lib.evaluation.boxes import box_area
 from cstn_lib.evaluation.metrics import hits
-from cstn_lib.reproduction.batch import NOTEBOOKS, RESULTS, needed_experiments, run_notebooks
+from cstn_lib.reproduction.batch import needed_experiments
+from cstn_lib.reproduction.batch import reproduce as run_notebooks
 from cstn_lib.reproduction.experiments import make_experiment
+from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS
 from cstn_lib.reproduction.runs import RunStore
 from cstn_lib.support.errors import InputError
 
@@ -37,6 +39,7 @@ PARAMETERS = {
     "runs_dir": "str",
     "figures_dir": "str",
 }
+TABLE_1 = RESULTS["table-1"].notebook
 LONGEST_CELL = 25  # lines
 LARGEST_PICTURE = 150 * 1024  # bytes
 WSOL_METADATA = Path(__file__).parents[3] / "shared" / "data" / "wsol-metadata"
@@ -60,7 +63,6 @@ def outputs(name: str) -> Iterator[nbformat.NotebookNode]:
 
 def test_the_list_is_the_folder():
     assert list(NOTEBOOKS) == FOUND
-    assert set(RESULTS.values()) <= set(NOTEBOOKS)
 
 
 # As committed
@@ -208,7 +210,7 @@ def test_runs_in_the_smoke_profile(place: Path, name):
     assert output == place / "runs" / "notebooks" / "smoke" / f"{name}.ipynb"
     executed = nbformat.read(output, as_version=4)
     assert all(c.execution_count for c in executed.cells if c.cell_type == "code" and c.source)
-    for result in [result for result, notebook in RESULTS.items() if notebook == name]:
+    for result in [result for result, made in RESULTS.items() if made.notebook == name]:
         if not result.startswith("table-"):
             continue
         written = place / "figures" / f"{result.replace('-', '_')}.csv"
@@ -218,7 +220,7 @@ def test_runs_in_the_smoke_profile(place: Path, name):
 @pytest.mark.parametrize("result", [name for name in RESULTS if name.startswith("table-")])
 def test_committed_tables_are_the_published_ones(result):
     published = FOLDER.parent / "figures" / "cpu" / f"{result.replace('-', '_')}.csv"
-    shown = list(shown_tables(read(RESULTS[result])))
+    shown = list(shown_tables(read(RESULTS[result].notebook)))
     assert values(pd.read_csv(published, index_col=0)) in shown
 
 
@@ -354,10 +356,12 @@ def test_the_command_says_where_the_figures_are(place: Path):
     assert table["images"].sum() == 48, "the test images of the smoke profile"
 
 
-@pytest.mark.skipif(RESULTS["table-1"] not in FOUND, reason="the notebook of Table I is absent")
+@pytest.mark.skipif(
+    RESULTS["table-1"].notebook not in FOUND, reason="the notebook of Table I is absent"
+)
 def test_the_command_and_papermill_by_hand_agree(place: Path):
     given = parameters(place, "by hand")
-    source = FOLDER / f"{RESULTS['table-1']}.ipynb"
+    source = FOLDER / f"{TABLE_1}.ipynb"
     papermill.execute_notebook(
         source, place / "by hand.ipynb", parameters=given, progress_bar=False
     )
@@ -368,7 +372,9 @@ def test_the_command_and_papermill_by_hand_agree(place: Path):
     assert str(place / "by command" / "table_1.csv") in printed
 
 
-@pytest.mark.skipif(RESULTS["table-1"] not in FOUND, reason="the notebook of Table I is absent")
+@pytest.mark.skipif(
+    RESULTS["table-1"].notebook not in FOUND, reason="the notebook of Table I is absent"
+)
 def test_a_mistake_inside_a_notebook_is_one_line(place: Path, tmp_path: Path):
     root = tmp_path / "letters.zip"
     root.write_bytes(b"no zip")
@@ -377,5 +383,5 @@ def test_a_mistake_inside_a_notebook_is_one_line(place: Path, tmp_path: Path):
         run_notebooks(["table-1"], {**given, "runs_dir": str(tmp_path / "runs")})
     message = str(caught.value)
     assert "\n" not in message
-    assert f"{RESULTS['table-1']}.ipynb, cell " in message
+    assert f"{TABLE_1}.ipynb, cell " in message
     assert str(root) in message

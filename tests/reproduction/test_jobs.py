@@ -46,25 +46,21 @@ while not (place / "{other}").exists():
 
 
 def test_side_by_side(job: Make, capsys):
-    run_jobs(
-        [
-            [
-                job("one", MEET.format(mine="a", other="b")),
-                job("two", MEET.format(mine="b", other="a")),
-            ]
-        ],
-        2,
-    )
+    one, two = (MEET.format(mine=mine, other=other) for mine, other in ("ab", "ba"))
+    run_jobs([job("one", one), job("two", two)], 2)
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[1] for line in lines} == {"one", "two"}
     assert [line.split()[0] for line in lines] == ["1/2", "2/2"]
     assert "left" in lines[0] and "all done" in lines[1]
 
 
-def test_the_longest_begin_first_and_stages_wait(job: Make, capsys):
-    run_jobs([[job("short", seconds=1), job("long", seconds=9)], [job("last", seconds=99)]], 1)
+def test_a_job_begins_when_those_it_needs_are_finished(job: Make, capsys):
+    one, two, three = (job(name) for name in ("one", "two", "three"))
+    page = replace(job("page"), needs=(one, two), then=lambda: print("read it"))
+    run_jobs([page, one, two, three], 1)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["long", "short", "last"]
+    titles = [line.split()[1] for line in lines]
+    assert titles == ["one", "two", "page", "it", "three"], "the first in the list that may begin"
 
 
 @pytest.mark.parametrize(("at_once", "threads"), [(1, "8"), (3, "4"), (2, "4"), (20, "4")])
@@ -72,14 +68,14 @@ def test_processors_are_shared_out(job: Make, monkeypatch, at_once, threads):
     monkeypatch.setattr(jobs, "processors", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     told = [job(name, "import os; print(os.environ['OMP_NUM_THREADS'])") for name in "ab"]
-    run_jobs([told], at_once)
+    run_jobs(told, at_once)
     assert [last_line(one.log) for one in told] == [threads] * 2
 
 
 def test_the_users_threads_are_kept(job: Make, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     told = job("a", "import os; print(os.environ['OMP_NUM_THREADS'])")
-    run_jobs([[told]], 1)
+    run_jobs([told], 1)
     assert last_line(told.log) == "3"
 
 
@@ -94,7 +90,7 @@ def test_a_failure_is_one_line_and_stops_the_others(job: Make, tmp_path: Path):
     )
     started = time.monotonic()
     with pytest.raises(InputError) as caught:
-        run_jobs([[waiting, failing], [job("never")]], 2)
+        run_jobs([waiting, failing, replace(job("never"), needs=(waiting,))], 2)
     assert time.monotonic() - started < 30
     message = str(caught.value)
     assert message == f"failing, weights.pth: no such file (log: {failing.log})"
@@ -112,7 +108,7 @@ def test_a_failure_is_one_line_and_stops_the_others(job: Make, tmp_path: Path):
 )
 def test_a_silent_end_is_told(job: Make, code, said):
     with pytest.raises(InputError, match=said.replace("?", r"\?")):
-        run_jobs([[job("a", code)]], 1)
+        run_jobs([job("a", code)], 1)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +141,11 @@ from cstn_lib.reproduction.jobs import Job, run_jobs, stopped_by_signals
 
 runs, train = Path(sys.argv[1]), sys.argv[2]
 with stopped_by_signals():
-    run_jobs([[
+    run_jobs([
         Job(f"seed {seed}", [sys.executable, "-c", train, str(runs), str(seed)],
             runs / "logs" / f"{seed}.log", 1)
         for seed in (0, 1)
-    ]], 2)
+    ], 2)
 """
 
 

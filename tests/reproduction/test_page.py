@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cstn_lib.reproduction.batch import LESSONS, NOTEBOOKS, RESULTS, needed_experiments
-from cstn_lib.reproduction.figures import FIGURE_6_PANELS, FIGURES, figure_6, figure_experiments
-from cstn_lib.reproduction.page import fill_markers, glance, reproduction_page
+from cstn_lib.reproduction.batch import needed_experiments
+from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6
+from cstn_lib.reproduction.page import fill_markers, reproduction_page, verdict_table
 from cstn_lib.reproduction.paper import TABLE_2
+from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import save_table_files, table_2
 from cstn_lib.support.errors import InputError
-from cstn_lib.support.project import figures_folder, project_folder
+from cstn_lib.support.project import project_folder
 
 WriteRun = Callable[..., Run]
 
@@ -113,21 +114,21 @@ def test_the_readme_has_markers():
     assert text.index("<!-- claims -->") < text.index("<!-- /claims -->")
 
 
-def test_glance(tmp_path: Path):
+def test_verdict_table(tmp_path: Path):
     path = tmp_path / "claims.csv"
     path.write_text(
         "id,claim,data set,place,rule,paper,here,verdict,why\n"
         "a,It works,birds-cub,Table I,>0,+1,+2,holds,so\n",
         encoding="utf-8",
     )
-    assert glance(path).splitlines()[-1] == "| It works | Table I | birds-cub | holds |"
+    assert verdict_table(path).splitlines()[-1] == "| It works | Table I | birds-cub | holds |"
 
 
 # What is needed
 
 
 def test_every_notebook_says_what_it_needs():
-    assert set(LESSONS) | set(RESULTS.values()) == set(NOTEBOOKS)
+    assert len(set(NOTEBOOKS)) == len(NOTEBOOKS) == len(RESULTS)
     for notebook in NOTEBOOKS:
         assert needed_experiments([notebook], "smoke")
 
@@ -141,9 +142,9 @@ def test_lessons_need_one_seed_and_figures_all():
     assert names("01_joint_distribution") == [("cstn", "birds-cub", 0)]
     assert names("01_joint_distribution", dataset="birds-ilsvrc") == [("cstn", "birds-ilsvrc", 0)]
     assert names("13_figure_8", seeds=2) == [("cstn", "birds-ilsvrc", s) for s in (0, 1)]
-    with pytest.raises(InputError, match="unknown dataset 'birds-cub,birds-ilsvrc'"):
+    with pytest.raises(InputError, match="expected at most one data set for joint"):
         names("01_joint_distribution", dataset="birds-cub,birds-ilsvrc")
-    with pytest.raises(InputError, match="expected 1 at most for figure-6"):
+    with pytest.raises(InputError, match="expected at most one data set for figure-6"):
         names("12_figure_6", dataset="birds-cub,birds-ilsvrc")
 
 
@@ -155,7 +156,7 @@ def test_photographs_are_needed_where_their_root_is_given():
 
 
 def test_one_data_set_serves_a_figure_of_two():
-    needed = figure_experiments("figures-2-5-7-9", "smoke", dataset="birds-cub")
+    needed = experiments_of("figures-2-5-7-9", "smoke", dataset="birds-cub")
     assert [(e.name, e.data.name) for e in needed] == [
         ("cstn", "birds-cub"),
         ("cstn-lambda-0", "birds-cub"),
@@ -186,5 +187,5 @@ def test_panels_of_figure_6(write_run: WriteRun):
     ],
 )
 def test_another_data_set_has_its_own_folder(dataset, chosen, folder):
-    found = figures_folder("cpu", dataset, FIGURES["figure-6"].datasets, chosen)
-    assert found == project_folder(folder, chosen)
+    found = result_file("figure-6", "cpu", dataset, chosen)
+    assert found == project_folder(folder, chosen) / "figure_6.csv"

@@ -29,7 +29,7 @@ from cstn_lib.evaluation.predictions import array
 from cstn_lib.losses import authors_weight
 from cstn_lib.reproduction import areas
 from cstn_lib.reproduction import tables as report
-from cstn_lib.reproduction.batch import RESULTS, needed_experiments
+from cstn_lib.reproduction.batch import needed_experiments
 from cstn_lib.reproduction.experiments import (
     ALPHA_STUDY,
     LAMBDA_STUDY,
@@ -37,9 +37,9 @@ from cstn_lib.reproduction.experiments import (
     RECIPES,
     make_experiment,
 )
-from cstn_lib.reproduction.figures import FIGURES
 from cstn_lib.reproduction.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
 from cstn_lib.reproduction.plan import make_plan
+from cstn_lib.reproduction.results import RESULTS
 from cstn_lib.reproduction.runs import Run, RunStore
 
 ROOT = Path(__file__).parents[2]
@@ -149,10 +149,13 @@ def store(cub: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     return RunStore(tmp_path_factory.mktemp("runs"), cub, "cpu")
 
 
+PAPERS = [name for name in RESULTS if name.startswith(("table-", "figure"))]
+
+
 @pytest.fixture(scope="module")
 def on_cub(rehearsed, store: RunStore) -> dict[str, Run]:
     """What the tables and figures need, by the name of the experiment."""
-    made = sorted(RESULTS[name] for name in (*report.TABLES, *FIGURES))
+    made = [RESULTS[name].notebook for name in PAPERS]
     needed = needed_experiments(made, "paper", dataset="cub")
     return {e.name: store.run(e) for e in needed}
 
@@ -160,14 +163,14 @@ def on_cub(rehearsed, store: RunStore) -> dict[str, Run]:
 @pytest.fixture(scope="module")
 def on_ilsvrc(rehearsed, store: RunStore, ilsvrc: Path) -> dict[str, Run]:
     other = replace(store, data_root=ilsvrc)
-    chosen = [RESULTS["table-5"], RESULTS["figure-8"]]
+    chosen = [RESULTS[name].notebook for name in ("table-5", "figure-8")]
     needed = needed_experiments(chosen, "paper", dataset="ilsvrc")
     return {e.name: other.run(e) for e in needed}
 
 
 def table_of(name: str, runs: dict[str, Run]) -> pd.DataFrame:
-    spec = report.TABLES[name]
-    return spec.make([runs[experiment] for experiment in spec.experiments])
+    result = RESULTS[name]
+    return result.table([runs[experiment] for experiment in result.experiments[0]])
 
 
 def test_table_1(on_cub, on_ilsvrc):
@@ -222,7 +225,7 @@ def test_figures_6_and_8(on_cub, on_ilsvrc):
 def test_the_plan_knows_what_is_finished(on_cub, store, cub):
     parameters = {"profile": "paper", "dataset": "cub", "device": "cpu"}
     parameters |= {"data_root": str(cub), "runs_dir": str(store.folder)}
-    plan = make_plan([*report.TABLES, *FIGURES], parameters)
+    plan = make_plan(PAPERS, parameters)
     assert set(plan.trainings["experiment"]) == set(on_cub)
     assert set(plan.trainings["state"]) == {"finished"}
     assert f"{len(on_cub)} finished, 0 begun, 0 to do" in str(plan)

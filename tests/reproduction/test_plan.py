@@ -11,9 +11,10 @@ from test_cli import Command, assert_refused, cstn, tree  # noqa: F401
 
 from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.models import build_model
-from cstn_lib.reproduction.batch import NOTEBOOKS, needed_experiments
+from cstn_lib.reproduction.batch import needed_experiments
 from cstn_lib.reproduction.experiments import HEADS, make_experiment
 from cstn_lib.reproduction.plan import footprint, make_plan
+from cstn_lib.reproduction.results import NOTEBOOKS
 from cstn_lib.reproduction.runs import RunStore
 
 SMOKE = {"profile": "smoke", "device": "cpu"}

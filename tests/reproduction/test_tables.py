@@ -14,10 +14,10 @@ from torchvision.ops import box_iou
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction.experiments import EXPERIMENTS, LAMBDA_STUDY, LAMBDA_THETA
 from cstn_lib.reproduction.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
+from cstn_lib.reproduction.results import RESULTS, experiments_of
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import (
     METHODS,
-    TABLES,
     centred_square_hits,
     centred_square_loc,
     comparison_hits,
@@ -27,7 +27,6 @@ from cstn_lib.reproduction.tables import (
     table_1,
     table_2,
     table_3,
-    table_experiments,
 )
 from cstn_lib.support.errors import InputError
 
@@ -166,6 +165,7 @@ def test_a_data_set_the_paper_does_not_have(tmp_path: Path):
 
 # Tables II to V, from predictions written by hand: four images, so a cell is a multiple of 25
 
+TABLES = {name: result for name, result in RESULTS.items() if result.table}
 WriteRun = Callable[..., Run]
 
 
@@ -314,12 +314,13 @@ def test_centred_square_hits_at_another_iou(finished_runs: list[Run]):
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "table-1"])
 def test_tables_of_one_data_set_say_what_is_wrong(write_run: WriteRun, name):
     spec = TABLES[name]
-    everything = [write_run(experiment, ["+r"]) for experiment in spec.experiments]
-    with pytest.raises(InputError, match=f"^.*: {spec.experiments[-1]} missing$"):
-        spec.make(everything[:-1])
-    elsewhere = write_run(spec.experiments[0], ["+r"], dataset="birds-ilsvrc")
+    (experiments,) = spec.experiments
+    everything = [write_run(experiment, ["+r"]) for experiment in experiments]
+    with pytest.raises(InputError, match=f"^.*: {experiments[-1]} missing$"):
+        spec.table(everything[:-1])
+    elsewhere = write_run(experiments[0], ["+r"], dataset="birds-ilsvrc")
     with pytest.raises(InputError, match="birds-cub, birds-ilsvrc: expected one data set"):
-        spec.make([*everything, elsewhere])
+        spec.table([*everything, elsewhere])
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "table-1"])
@@ -327,10 +328,10 @@ def test_tables_of_one_data_set_say_what_is_wrong(write_run: WriteRun, name):
 def test_files_of_every_table(write_run: WriteRun, tmp_path: Path, name, seeds):
     runs = [
         write_run(experiment, ["+r", "-x"], seed=seed)
-        for experiment in TABLES[name].experiments
+        for experiment in TABLES[name].experiments[0]
         for seed in range(seeds)
     ]
-    table = TABLES[name].make(runs)
+    table = TABLES[name].table(runs)
     save_table_files(table, tmp_path, "t")
     again = pd.read_csv(tmp_path / "t.csv", index_col=0)
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
@@ -342,7 +343,7 @@ def test_files_of_every_table(write_run: WriteRun, tmp_path: Path, name, seeds):
 def test_a_data_set_without_a_place_in_the_paper(write_run: WriteRun):
     tiny = [
         write_run(name, ["+r"], dataset="tiny-imagenet")
-        for name in dict.fromkeys(n for spec in TABLES.values() for n in spec.experiments)
+        for name in dict.fromkeys(n for spec in TABLES.values() for n in spec.experiments[0])
     ]
     for make in (table_2, table_3, comparison_table):
         table = make(tiny)
@@ -359,21 +360,22 @@ def test_runs_of(write_run: WriteRun):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_table_experiments(name):
+def test_experiments_of_a_table(name):
     spec = TABLES[name]
-    needed = table_experiments(name, "cpu")
+    needed = experiments_of(name, "cpu")
     found = [(e.data.name, e.name, e.seed) for e in needed]
-    expected = [(d, e, s) for d in spec.datasets for e in spec.experiments for s in range(3)]
+    pairs = zip(spec.datasets, spec.experiments, strict=True)
+    expected = [(data, e, seed) for data, names in pairs for e in names for seed in range(3)]
     assert found == expected
-    assert set(spec.experiments) <= set(EXPERIMENTS)
-    assert len(table_experiments(name, "cpu", seeds=2)) == len(expected) * 2 / 3
-    elsewhere = table_experiments(name, "smoke", dataset="tiny-imagenet")
+    assert {e for names in spec.experiments for e in names} <= set(EXPERIMENTS)
+    assert len(experiments_of(name, "cpu", seeds=2)) == len(expected) * 2 / 3
+    elsewhere = experiments_of(name, "smoke", dataset="tiny-imagenet")
     assert {e.data.name for e in elsewhere} == {"tiny-imagenet"}
 
 
-def test_table_experiments_of_what_is_unknown():
-    with pytest.raises(InputError, match="unknown table 'table-9': expected one of table-1, "):
-        table_experiments("table-9", "smoke")
+def test_experiments_of_what_is_unknown():
+    with pytest.raises(InputError, match=r"unknown result 'table-9': expected one of .*table-1, "):
+        experiments_of("table-9", "smoke")
     for dataset, said in (("none", "'none'"), ("birds-cub,birds-ilsvrc", "one data set")):
         with pytest.raises(InputError, match=said):
-            table_experiments("table-4", "smoke", dataset=dataset)
+            experiments_of("table-4", "smoke", dataset=dataset)

@@ -1,0 +1,181 @@
+"""Every notebook, the result it makes and the trainings that needs: the one list of them all.
+
+Commands, pages, batch jobs and the notebooks themselves ask it. How a table or a figure is computed
+is in `cstn_lib.reproduction.tables`, `.figures` and `.claims`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import pandas as pd
+
+from cstn_lib.evaluation.metrics import AreaHistogram
+from cstn_lib.reproduction.claims import CLAIMS, DATASETS
+from cstn_lib.reproduction.experiments import LAMBDA_STUDY, Experiment, seeded_experiments
+from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6, figure_8
+from cstn_lib.reproduction.runs import Run
+from cstn_lib.reproduction.tables import METHODS, comparison_table, table_1, table_2, table_3
+from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.support.project import figures_folder
+
+__all__ = ["NOTEBOOKS", "RESULTS", "Result", "experiments_of", "result_file"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A notebook and what it makes.
+
+    Attributes:
+        notebook: its file's name, without ``.ipynb``.
+        datasets: the embedded data sets it is about, whose place another may take.
+        experiments: for each of `datasets`, names of `EXPERIMENTS`.
+        title: heads the result on pages; ``""`` for what is in no page.
+        table: of a table: makes it from the finished runs.
+        columns: of a table: ours that a page shows, each beside the paper's. The CSV has more.
+        panels: of a histogram figure: its counts from the finished runs, by panel.
+        one_seed: whether it trains one seed alone: a lesson.
+    """
+
+    notebook: str
+    datasets: tuple[str, ...]
+    experiments: tuple[tuple[str, ...], ...]
+    title: str = ""
+    table: Callable[[Sequence[Run]], pd.DataFrame] | None = None
+    columns: tuple[str, ...] = ()
+    panels: Callable[[Sequence[Run]], dict[str, AreaHistogram]] | None = None
+    one_seed: bool = False
+
+
+def _lesson(notebook: str, *experiments: str) -> Result:
+    return Result(notebook, ("birds-cub",), (experiments,), one_seed=True)
+
+
+_BOTH = ("birds-cub", "birds-ilsvrc")
+_COMPARED = ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2")
+_CLAIMED = tuple(
+    tuple(dict.fromkeys(e for c in CLAIMS.values() if data in c.datasets for e in c.experiments))
+    for data in DATASETS
+)
+
+RESULTS = {
+    "start-here": _lesson("00_start_here", "cstn"),
+    "joint-distribution": _lesson("01_joint_distribution", "cstn"),
+    "multiscale-search": _lesson("02_multiscale_search", "cstn"),
+    "convolutional-stn": _lesson("03_convolutional_stn", "cstn"),
+    "regularization": _lesson("04_regularization", "cstn"),
+    "training": _lesson("05_training", "cstn"),
+    "baselines": _lesson("06_baselines", *(m for m in METHODS.values() if m != "cstn")),
+    "table-1": Result(
+        "07_table_1",
+        _BOTH,
+        (("cstn",), ("cstn",)),
+        "Table I: what the transform adds",
+        table_1,
+        (
+            "Top-1 Loc without transform",
+            "Top-1 Loc with transform",
+            "GT-Known without transform",
+            "GT-Known with transform",
+            "centred square",
+        ),
+    ),
+    "table-2": Result(
+        "08_table_2",
+        _BOTH[:1],
+        (("plain", "cstn"),),
+        "Table II: with and without CSTN",
+        table_2,
+        ("Top-1 Class", "Top-1 Loc", "GT-Known Loc"),
+    ),
+    "table-3": Result(
+        "09_table_3",
+        _BOTH[:1],
+        (("cstn", *LAMBDA_STUDY),),
+        "Table III: λ",
+        table_3,
+        ("Top-1 Loc", "Top-1 Class", "GT-Known Loc"),
+    ),
+    "table-4": Result(
+        "10_table_4",
+        _BOTH[:1],
+        (tuple(METHODS.values()),),
+        "Table IV: CSTN among other methods",
+        comparison_table,
+        _COMPARED,
+    ),
+    "table-5": Result(
+        "11_table_5",
+        _BOTH[1:],
+        (tuple(METHODS.values()),),
+        "Table V: the same where sizes are spread",
+        comparison_table,
+        _COMPARED,
+    ),
+    "figure-6": Result(
+        "12_figure_6",
+        _BOTH[:1],
+        (tuple(FIGURE_6_PANELS.values()),),
+        "Figure 6: which level finds objects of which size",
+        panels=figure_6,
+    ),
+    "figure-8": Result(
+        "13_figure_8",
+        _BOTH[1:],
+        (("cstn",),),
+        "Figure 8: objects of every size",
+        panels=figure_8,
+    ),
+    "figures-2-5-7-9": Result(
+        "14_qualitative_figures", _BOTH, (("cstn", "cstn-lambda-0"), ("cstn",))
+    ),
+    "claims": Result("15_claims", DATASETS, _CLAIMED),
+}
+"""In reading order; the names are what ``--only`` takes, beside the notebooks' own."""
+
+NOTEBOOKS = tuple(result.notebook for result in RESULTS.values())
+
+
+def experiments_of(
+    name: str, profile: str, *, dataset: str = "", seeds: int = 0
+) -> list[Experiment]:
+    """Every training that a result needs, each once, seed after seed.
+
+    Args:
+        name: a key of `RESULTS`.
+        profile: one of `cstn_lib.reproduction.experiments.PROFILES`.
+        dataset: instead of the result's own, with commas where there are several; the last one
+            given serves where the result is about more.
+        seeds: how many; 0: as many as the profile has.
+
+    Raises:
+        InputError: a name is unknown, or the result takes fewer data sets.
+    """
+    if name not in RESULTS:
+        raise unknown_name("result", name, RESULTS)
+    result = RESULTS[name]
+    chosen = dataset.split(",") if dataset else list(result.datasets)
+    if len(chosen) > len(result.datasets):
+        most = "one data set" if len(result.datasets) == 1 else f"{len(result.datasets)} data sets"
+        raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
+    needed = [
+        experiment
+        for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1])
+        for experiment in seeded_experiments(
+            names, data, profile, seeds=1 if result.one_seed else seeds
+        )
+    ]
+    return list(dict.fromkeys(needed))
+
+
+def result_file(name: str, profile: str, dataset: str = "", figures_dir: str | Path = "") -> Path:
+    """The CSV file of a result; its other files lie beside it under the same name.
+
+    Args:
+        dataset, figures_dir: as a notebook's parameters; ``""``: the result's own.
+    """
+    folder = figures_folder(profile, dataset, RESULTS[name].datasets, figures_dir)
+    return folder / f"{name.replace('-', '_')}.csv"
