@@ -37,8 +37,9 @@ def distributions(requirements: list[str]) -> set[str]:
     return {canonical(re.match(r"[\w.-]+", r).group()) for r in requirements}
 
 
-RUNTIME = distributions(PROJECT["dependencies"])
-DEVELOPMENT = RUNTIME | distributions(PROJECT["optional-dependencies"]["dev"])
+EXTRAS = PROJECT["optional-dependencies"]
+RUNTIME = distributions(PROJECT["dependencies"] + EXTRAS["notebooks"] + EXTRAS["reproduce"])
+DEVELOPMENT = RUNTIME | distributions(EXTRAS["dev"])
 STANDARD = sys.stdlib_module_names | {"tomllib"}  # since Python 3.11
 
 
@@ -86,7 +87,7 @@ def test_imports_are_declared(folder: str, declared: set[str]) -> None:
 
 
 def test_dependencies_have_lower_bounds_and_no_pins() -> None:
-    for requirement in PROJECT["dependencies"]:
+    for requirement in PROJECT["dependencies"] + EXTRAS["notebooks"] + EXTRAS["reproduce"]:
         assert re.fullmatch(r"[\w.-]+>=[\d.]+", requirement), requirement
 
 
@@ -105,6 +106,11 @@ def test_every_data_file_is_packaged() -> None:
         if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
     ]
     assert not [file for file in files if not any(fnmatch(file, p) for p in patterns)]
+
+
+def test_development_has_every_extra() -> None:
+    others = ",".join(sorted(set(EXTRAS) - {"dev"}))
+    assert EXTRAS["dev"][0] == f"{PROJECT['name']}[{others}]"
 
 
 @pytest.mark.parametrize("target", PROJECT["scripts"].values())

@@ -1,13 +1,8 @@
 """What ``cstn reproduce`` would do, without doing it: its ``--dry-run``.
 
 Which trainings the chosen notebooks need, on which images, which of them are finished, and what
-memory and disk they take. Nothing is drawn, decoded, downloaded, trained or written. Of photographs
-that were not decoded yet the lists are read and the files' headers.
-
-Memory is that of one training step in float32 as a GPU takes it: parameters, gradients, the
-optimizer's moments, and what the forward pass keeps for the backward pass. The last is measured:
-the network runs on torch's ``meta`` device, which computes shapes alone. Workspaces of the
-convolutions come on top; bfloat16 takes less.
+disk they take. Nothing is drawn, decoded, downloaded, trained or written. Of photographs that were
+not decoded yet the lists are read and the files' headers.
 """
 
 from __future__ import annotations
@@ -21,92 +16,34 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torchvision
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
-from cstn_lib.config import ModelConfig, TrainingConfig
+from cstn_lib.config import ModelConfig
 from cstn_lib.data import DataConfig, SplitOutline, outline
 from cstn_lib.models import build_model
 from cstn_lib.reproduction.batch import asked_for, chosen_notebooks, store_of
 from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.reproduction.runs import RunStore
 
-__all__ = ["Footprint", "Plan", "footprint", "make_plan"]
+__all__ = ["Plan", "bytes_on_disk", "make_plan"]
 
 
 MOMENTS = {"adamw": 2, "sgd": 1}
 """Numbers that the optimizer keeps for each that it trains."""
 
-FLOAT = 4  # bytes
-GB = 1e9
 
-
-@dataclass(frozen=True)
-class Footprint:
-    """What a network takes, in bytes.
-
-    Attributes:
-        parameters, gradients, moments, activations: of one training step, in memory.
-        weights: of a finished run, on disk.
-        checkpoint: of a run in training, on disk.
-    """
-
-    parameters: int
-    gradients: int
-    moments: int
-    activations: int
-    weights: int
-    checkpoint: int
-
-    @property
-    def step(self) -> int:
-        """Memory of a training step."""
-        return self.parameters + self.gradients + self.moments + self.activations
-
-
-def footprint(model: ModelConfig, training: TrainingConfig, image_size: int) -> Footprint:
-    """Measured without computing anything; see the head of this file.
+@cache
+def bytes_on_disk(model: ModelConfig, optimizer: str) -> tuple[int, int]:
+    """Of a finished run's network, and of a checkpoint in training; shapes are all it takes.
 
     Args:
         model: with its number of classes.
-        image_size: side of the square images in pixels.
+        optimizer: a key of `MOMENTS`.
     """
-    # where the backbone starts changes nothing here, and may have to be downloaded
-    parameters, trained, state, kept = _sizes(
-        replace(model, weights="none"), training.batch_size, image_size
-    )
-    moments = MOMENTS[training.optimizer] * trained
-    return Footprint(parameters, trained, moments, kept, state, state + moments)
-
-
-@cache
-def _sizes(model: ModelConfig, batch: int, side: int) -> tuple[int, int, int, int]:
-    """Bytes of all parameters, of those trained, of the state, and of what the graph keeps."""
-    with torch.device("meta"):
-        network = build_model(model).train().to(memory_format=torch.channels_last)
-        images, labels = torch.empty(batch, 3, side, side), torch.zeros(batch, dtype=torch.long)
-    own = {tensor.untyped_storage()._cdata for tensor in _state(network)}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in own:
-            kept[key] = tensor  # held, so that no other takes its place
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor), torch.device("meta"):
-        output = network(images, labels=labels)
-        network.losses(output, labels, TrainingConfig())
-    return (
-        FLOAT * sum(p.numel() for p in network.parameters()),
-        FLOAT * sum(p.numel() for p in network.parameters() if p.requires_grad),
-        sum(t.numel() * t.element_size() for t in network.state_dict().values()),
-        sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
-    )
-
-
-def _state(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
+    with torch.device("meta"):  # where the backbone starts may have to be downloaded
+        network = build_model(replace(model, weights="none"))
+    state = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+    return state, state + MOMENTS[optimizer] * trained
 
 
 @dataclass(frozen=True)
@@ -118,7 +55,7 @@ class Plan:
         notebooks: that would be executed, in reading order.
         trainings: one row a training: ``experiment``, ``data set``, ``seed``, ``state``
             (``"finished"``, ``"begun"`` or ``"to do"``), ``images``, ``epochs``, ``steps``, and in
-            bytes ``memory``, ``weights`` and ``checkpoint``.
+            bytes ``weights`` and ``checkpoint``.
         images: bytes of pixels still to be drawn or decoded, by data set.
         starting: where torchvision keeps the starting weights that are needed, by backbone.
     """
@@ -139,8 +76,6 @@ class Plan:
             "",
             f"{len(rows)} trainings of profile {self.profile}: {states}",
             f"steps to do: {todo['steps'].sum():,}",
-            f"memory of the largest step: {_gb(todo['memory'].max() if len(todo) else 0)} "
-            "(float32, without workspaces; bfloat16 takes less)",
             f"disk for runs: {_gb(todo['weights'].sum())}, and while training twice the largest "
             f"checkpoint: {_gb(2 * todo['checkpoint'].max() if len(todo) else 0)}",
         ]
@@ -166,7 +101,6 @@ class Plan:
                     "images": f"{first['images']:,}",
                     "epochs": first["epochs"],
                     "steps": f"{first['steps']:,}",
-                    "memory": _gb(first["memory"]),
                     "disk": _gb(first["weights"]),
                 }
             )
@@ -202,7 +136,7 @@ def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[s
         run = store.open_on(experiment, train.classes, train.fingerprint)
         state = "finished" if run.finished else "begun" if run.begun else state
     model = replace(experiment.model, num_classes=train.classes)
-    takes = footprint(model, training, experiment.data.image_size)
+    weights, checkpoint = bytes_on_disk(model, training.optimizer)
     return {
         "experiment": experiment.name,
         "data set": experiment.data.name,
@@ -211,9 +145,8 @@ def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[s
         "images": train.images,
         "epochs": training.epochs,
         "steps": training.epochs * math.ceil(train.images / training.batch_size),
-        "memory": takes.step,
-        "weights": takes.weights,
-        "checkpoint": takes.checkpoint,
+        "weights": weights,
+        "checkpoint": checkpoint,
     }
 
 
@@ -232,4 +165,4 @@ def _joined(states: pd.Series) -> str:
 
 
 def _gb(size: float) -> str:
-    return f"{size / GB:.2f} GB" if size >= GB / 100 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
