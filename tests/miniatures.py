@@ -149,22 +149,11 @@ def make_wsol(root: Path, dataset: str = "CUB", count: int = 4) -> Path:
                     width, height = opened.size
                 lists["image_ids"].append(image)
                 lists["class_labels"].append(f"{image},{label}")
-                if dataset != "OpenImages":
-                    lists["image_sizes"].append(f"{image},{width},{height}")
-                for number, box in enumerate(boxes):
-                    row = ",".join(map(str, box))
-                    if dataset == "OpenImages":
-                        mask = f"{image.removesuffix('.jpg')}_{number}.png"
-                        pixels = np.zeros((height, width), np.uint8)
-                        pixels[box[1] : box[3], box[0] : box[2]] = 255
-                        (path.parent / Path(mask).name).parent.mkdir(exist_ok=True)
-                        Image.fromarray(pixels).save(path.parent / Path(mask).name)
-                        row = f"{mask},{'' if number else mask}"
-                    lists["localization"].append(f"{image},{row}")
+                lists["image_sizes"].append(f"{image},{width},{height}")
+                lists["localization"] += [f"{image},{','.join(map(str, box))}" for box in boxes]
         for name, lines in lists.items():
-            if lines:
-                # the published files may lack a last newline
-                write(top / "metadata" / dataset / split / f"{name}.txt", "\n".join(lines))
+            # the published files may lack a last newline
+            write(top / "metadata" / dataset / split / f"{name}.txt", "\n".join(lines))
     return top
 
 

@@ -25,7 +25,7 @@ from cstn_lib.data.photos.folder import Folder
 from cstn_lib.data.photos.ilsvrc import ILSVRC
 from cstn_lib.data.photos.reading import Reader, open_photos, peek_photos, stored_bytes
 from cstn_lib.data.photos.tiny_imagenet import TinyImageNet
-from cstn_lib.data.photos.wsol_metadata import WSOLCub, WSOLIlsvrc, WSOLOpenImages
+from cstn_lib.data.photos.wsol_metadata import WSOLCub, WSOLIlsvrc
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.project import project_folder
 
@@ -41,8 +41,7 @@ __all__ = [
 ]
 
 READERS: dict[str, type[Reader]] = {
-    reader.name: reader
-    for reader in (TinyImageNet, CUB, ILSVRC, Folder, WSOLCub, WSOLIlsvrc, WSOLOpenImages)
+    reader.name: reader for reader in (TinyImageNet, CUB, ILSVRC, Folder, WSOLCub, WSOLIlsvrc)
 }
 """The data sets that are read from a folder or archive of the user's."""
 

@@ -32,7 +32,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "ilsvrc": make_ilsvrc,
     "ilsvrc xml": lambda root: make_ilsvrc(root, xml=True),
     "wsol-cub": make_wsol,
-    "wsol-openimages": lambda root: make_wsol(root, "OpenImages"),
     "folder": make_folder,
 }
 
@@ -413,20 +412,6 @@ FAULTS: dict[str, Fault] = {
     ),
     "photo of the protocol missing": Fault(
         "wsol-cub", "test", f"dataset/CUB/{WSOL_BIRD}", gone, "missing"
-    ),
-    "mask empty": Fault(
-        "wsol-openimages",
-        "test",
-        "dataset/OpenImages/001.Black_footed_Albatross/test_0_0_0.png",
-        lambda path: Image.new("L", (9, 9)).save(path),
-        "nothing but background",
-    ),
-    "mask truncated": Fault(
-        "wsol-openimages",
-        "test",
-        "dataset/OpenImages/001.Black_footed_Albatross/test_0_0_0.png",
-        halved,
-        "damaged, expected a whole PNG mask",
     ),
     # one's own folders
     "table without header": Fault(

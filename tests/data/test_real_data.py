@@ -30,7 +30,6 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "ilsvrc, plain xml": ("ilsvrc", lambda root: make_ilsvrc(root, plain=True, xml=True)),
     "wsol-cub": ("wsol-cub", make_wsol),
     "wsol-ilsvrc": ("wsol-ilsvrc", lambda root: make_wsol(root, "ILSVRC")),
-    "wsol-openimages": ("wsol-openimages", lambda root: make_wsol(root, "OpenImages")),
     "folder": ("folder", make_folder),
 }
 layouts = pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,8 +1,8 @@
 """Splits and boxes of the published evaluation protocol of weakly supervised localization.
 
 Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right" (2020), published
-lists for CUB, ILSVRC and OpenImages, each with ``train``, ``val`` (images of its own, CUBV2 and
-ImageNetV2 for the first two, whose boxes may be used to choose hyper-parameters) and ``test``:
+lists for CUB and ILSVRC, each with ``train``, ``val`` (images of its own, CUBV2 and ImageNetV2,
+whose boxes may be used to choose hyper-parameters) and ``test``:
 
     metadata/CUB/SPLIT/image_ids.txt       path below dataset/CUB
     metadata/CUB/SPLIT/class_labels.txt    path, label from 0
@@ -10,15 +10,13 @@ ImageNetV2 for the first two, whose boxes may be used to choose hyper-parameters
     metadata/CUB/SPLIT/localization.txt    path, x0, y0, x1, y1; pixels, a line a box
     dataset/CUB/...                        the images
 
-and likewise for ILSVRC and OpenImages, whose localization is a mask: path, path of the mask, path
-of what to ignore. The box of a mask is its hull.
+and likewise for ILSVRC.
 
 The lists tell everything about the boxes without a single image: `read_wsol_metadata`.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
@@ -41,18 +38,17 @@ from cstn_lib.data.photos.reading import (
 )
 from cstn_lib.data.photos.sources import FolderSource
 from cstn_lib.data.photos.text_table import TextTable, box_numbers, is_safe
-from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.support.errors import InputError, unknown_name
 
 __all__ = [
     "WSOL_DATASETS",
     "WSOLCub",
     "WSOLIlsvrc",
     "WSOLMetadata",
-    "WSOLOpenImages",
     "read_wsol_metadata",
 ]
 
-WSOL_DATASETS = {"CUB": 200, "ILSVRC": 1000, "OpenImages": 100}
+WSOL_DATASETS = {"CUB": 200, "ILSVRC": 1000}
 """Folders of the layout, and how many classes each data set has."""
 
 _COLUMNS = {
@@ -94,7 +90,7 @@ def read_wsol_metadata(
 
     Args:
         root: the folder with ``metadata``, or with the data set's folder itself.
-        dataset: of `WSOL_DATASETS`; of OpenImages, whose boxes are in its masks, labels only.
+        dataset: of `WSOL_DATASETS`.
         split: ``"train"``, ``"val"`` or ``"test"``.
         faults: what to do with them; by default the first one is raised.
 
@@ -124,20 +120,16 @@ class _Lists:
         self.folder = folders[0]
 
     def table(self, split: str, name: str) -> TextTable:
-        masks = name == "localization" and self.dataset == "OpenImages"
         return TextTable(
             self.source,
             f"{self.folder}/{split}/{name}.txt",
-            ("path", "mask", "ignored") if masks else _COLUMNS[name],
+            _COLUMNS[name],
             ",",
             f"the WSOL metadata of {self.dataset}",
         )
 
     def metadata(self, split: str, faults: Faults) -> WSOLMetadata:
         row_of, labels, sizes = self.images(split, faults)
-        if self.dataset == "OpenImages":
-            none = np.empty((0, 4), np.float32), np.zeros(len(row_of) + 1, np.int64)
-            return WSOLMetadata(self.dataset, split, tuple(row_of), labels, sizes, *none)
         given = self.boxes(split, row_of, faults)
         unknown = np.unique(given.owners[~sizes[given.owners].all(axis=1)])
         images = tuple(row_of)
@@ -235,32 +227,6 @@ class _Lists:
         kept = np.flatnonzero(good)
         return PixelBoxes(owners[kept], pixels[kept], lambda box: table.where(lines[kept[box]]))
 
-    def mask_boxes(
-        self, split: str, row_of: dict[str, int], faults: Faults
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(M,) rows and (M, 4) boxes in [0, 1] of the masks of OpenImages."""
-        _, images, (files, _) = self._localization(split, row_of, faults)
-        masks = [
-            (row_of[image], f"dataset/{self.dataset}/{file}")
-            for image, file in zip(images, files, strict=True)
-        ]
-
-        def hull(item: tuple[int, str]) -> tuple[float, float, float, float] | InputError:
-            try:
-                return _mask_box(self.source, item[1])
-            except InputError as error:
-                return error
-
-        owners, boxes = [], []
-        title = f"masks of {self.dataset} {split}"
-        for (row, _), found in zip(masks, in_parallel(hull, masks, title), strict=True):
-            if isinstance(found, InputError):
-                faults.fault("unreadable mask", str(found))
-            else:
-                owners.append(row)
-                boxes.append(found)
-        return np.array(owners, np.int64), np.array(boxes, np.float64).reshape(-1, 4)
-
     def _localization(
         self, split: str, row_of: dict[str, int], faults: Faults
     ) -> tuple[Sequence[int], list[str], list[list[str]]]:
@@ -289,28 +255,6 @@ class _Lists:
                 [column[row] for row in kept] for column in (numbers, images, *values)
             )
         return numbers, images, values
-
-
-def _mask_box(source: FolderSource, file: str) -> tuple[float, float, float, float]:
-    """The hull of a mask's bright pixels, in [0, 1] of it."""
-    data = io.BytesIO(source.read(file))
-    try:
-        with Image.open(data, formats=("PNG",)) as image:
-            bright = np.asarray(image.convert("L")) > 127
-    except Exception as error:  # as in `cstn_lib.data.photos.decoding`
-        raise InputError(
-            f"{source.where(file)}: damaged, expected a whole PNG mask ({first_line(error)})"
-        ) from error
-    height, width = bright.shape
-    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    if not len(columns):
-        raise InputError(f"{source.where(file)}: nothing but background, expected a mask")
-    return (
-        columns[0] / width,
-        rows[0] / height,
-        (columns[-1] + 1) / width,
-        (rows[-1] + 1) / height,
-    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -352,20 +296,21 @@ class _WSOL(Reader):
         row_of, labels, sizes = self.lists.images(split, faults)
         files = [f"dataset/{self.dataset}/{image}" for image in row_of]
         names = self._class_names(list(row_of), labels)
-        title = f"sizes of {self.name} {split}"
-        if self.dataset != "OpenImages" and split != "train":
+        if split != "train":
             given = self.lists.boxes(split, row_of, faults)
             return unit_photo_list(
-                self.source, files, labels, names, given, faults, title=title, sizes=sizes
+                self.source,
+                files,
+                labels,
+                names,
+                given,
+                faults,
+                title=f"sizes of {self.name} {split}",
+                sizes=sizes,
             )
         # of train, learning sees the labels alone: no reason to look into a million files
-        owners, boxes = np.empty(0, np.int64), np.empty((0, 4))
-        if split != "train":
-            owners, boxes = self.lists.mask_boxes(split, row_of, faults)
-        counts = np.bincount(owners, minlength=len(files))
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        boxes = boxes[np.argsort(owners, kind="stable")]
-        photos = PhotoList(self.source, files, labels, boxes, offsets, names)
+        none = np.empty((0, 4)), np.zeros(len(files) + 1, np.int64)
+        photos = PhotoList(self.source, files, labels, *none, names)
         there = np.array(list(in_parallel(self.source.has, files)), dtype=bool)
         for row in np.flatnonzero(~there):
             faults.fault("missing image", f"{self.source.where(files[row])}: missing")
@@ -405,11 +350,3 @@ class WSOLIlsvrc(_WSOL):
     name = "wsol-ilsvrc"
     dataset = "ILSVRC"
     published = Published(1000, {"train": 1_281_167, "val": 10000, "test": 50000})
-
-
-class WSOLOpenImages(_WSOL):
-    """OpenImages30k."""
-
-    name = "wsol-openimages"
-    dataset = "OpenImages"
-    published = Published(100, {"train": 29819, "val": 2500, "test": 5000})
