@@ -83,13 +83,14 @@ def make_cub(root: Path, train: int = 12, test: int = 4) -> Path:
     return top
 
 
-def xml_of(wnid: str, boxes: Sequence[Box]) -> str:
+def xml_of(wnid: str, boxes: Sequence[Box], size: tuple[int, int] | None = None) -> str:
     objects = "".join(
         f"<object><name>{wnid}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>"
         f"<ymax>{y1}</ymax></bndbox></object>"
         for x0, y0, x1, y1 in boxes
     )
-    return f"<annotation>{objects}</annotation>\n"
+    sides = f"<width>{size[0]}</width><height>{size[1]}</height>" if size else ""
+    return f"<annotation><size>{sides}</size>{objects}</annotation>\n"
 
 
 def make_ilsvrc(
@@ -122,7 +123,9 @@ def make_ilsvrc(
                 continue
             if xml:
                 folder = f"{wnid}/" if part == "train" else ""
-                write(notes / part / f"{folder}{stem}.xml", xml_of(wnid, boxes))
+                with Image.open(path) as opened:
+                    size = opened.size
+                write(notes / part / f"{folder}{stem}.xml", xml_of(wnid, boxes, size))
             texts = (f"{wnid} {' '.join(map(str, box))} " for box in boxes)
             tables[part].append(f"{stem},{''.join(texts)}")
     for part, lines in tables.items() if not xml else ():

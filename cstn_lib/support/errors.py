@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["InputError", "first_line", "unknown_name"]
+__all__ = ["InputError", "first_line", "is_unicode", "unknown_name"]
 
 
 class InputError(ValueError):
-    """Input from outside the library is not usable; the message is one line for a person."""
+    """Input from outside the library is not usable; the message is one line for a person.
+
+    Bytes of a file's name that are no UTF-8 are shown escaped: no notebook could keep them.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_shown(message))
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
@@ -21,6 +27,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {str(name)!r}: expected one of {', '.join(sorted(known))}")
 
 
+def is_unicode(name: str) -> bool:
+    """Whether a file's name can be written to a text file, as names on some disks cannot."""
+    return name.isascii() or _shown(name) == name
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _shown(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

@@ -338,6 +338,21 @@ FAULTS: dict[str, Fault] = {
         holds(xml_of(WNIDS[0], [(9, 9, 9, 20)])),
         "box 9 9 9 20 covers nothing",
     ),
+    "XML of another size": Fault(
+        "ilsvrc xml",
+        "test",
+        FISH_XML,
+        holds(xml_of(WNIDS[0], [(1, 1, 9, 9)], (35, 33))),
+        "pixels, expected 35 x 33 as in the annotations",
+        FISH,
+    ),
+    "XML of no size": Fault(
+        "ilsvrc xml",
+        "test",
+        FISH_XML,
+        holds(xml_of(WNIDS[0], [(1, 1, 9, 9)], (-1, 33))),
+        "size '-1 33', expected width and height",
+    ),
     "XML without number": Fault(
         "ilsvrc xml",
         "test",

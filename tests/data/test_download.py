@@ -275,6 +275,14 @@ def test_wicked_members(wicked: tarfile.TarInfo, tmp_path: Path):
     assert (names(tmp_path), names(inner)) == (["inner"], ["a.tgz"])
 
 
+@pytest.mark.parametrize("written", ["./CUB_200_2011/classes.txt", "CUB_200_2011\\classes.txt"])
+def test_names_of_members(written: str, tmp_path: Path):
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        archive.addfile(member(written))
+    unpack(tmp_path / "a.tgz", tmp_path / "CUB_200_2011")
+    assert names(tmp_path / "CUB_200_2011") == ["classes.txt"]
+
+
 def test_damaged_archives(archive_bytes, tmp_path: Path):
     with tarfile.open(tmp_path / "empty.tgz", "w:gz"):
         pass

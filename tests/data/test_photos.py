@@ -21,10 +21,10 @@ from cstn_lib.data.photos.decoding import (
     PhotoArray,
     decode_photo,
     in_parallel,
-    is_photo,
     read_headers,
 )
 from cstn_lib.data.photos.faults import Faults, Findings
+from cstn_lib.data.photos.file_names import inner_path, is_leftover, is_photo, is_safe
 from cstn_lib.data.photos.order import hold_back, in_turns, train_or_val
 from cstn_lib.data.photos.reading import PixelBoxes, unit_photo_list
 from cstn_lib.data.photos.sources import FolderSource
@@ -115,21 +115,54 @@ def test_a_damaged_exif_part_does_no_harm(tmp_path: Path):
 
 
 def test_names_of_photos():
-    assert is_photo("a.JPEG") and is_photo("b.png") and is_photo("x.Tif")
-    assert not is_photo(".a.jpg") and not is_photo("a.txt") and not is_photo("jpg")
+    assert is_photo("a.JPEG") and is_photo("b.png") and is_photo("x.Tif") and is_photo("c.jfif")
+    assert not is_photo("a.heic") and not is_photo("a.txt") and not is_photo("jpg")
+
+
+def test_leftovers_of_systems_and_programs():
+    hidden = (".git", ".DS_Store", "._a.jpg", ".ipynb_checkpoints", ".@__thumb")
+    made = ("@eaDir", "__MACOSX", "#recycle", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN")
+    assert all(map(is_leftover, hidden + made))
+    assert not any(map(is_leftover, ("cat", "@home", "#1", "$10_$20", "n01440764", "a.jpg", "_")))
+
+
+def test_paths_of_archives_and_tables():
+    for written in ("train\\cat\\1.jpg", "./train/./cat//1.jpg", ".\\train/cat\\1.jpg"):
+        assert inner_path(written) == "train/cat/1.jpg"
+    for wicked in ("..\\a", "./../a", "/a", "\\a", "C:\\a", "a/../../b", "a\0b"):
+        assert not is_safe(inner_path(wicked))
+
+
+def test_a_photo_too_large_to_be_read_unasked(tmp_path: Path, monkeypatch):
+    path = save(tmp_path / "large.png", plain("RGB", (9, 99, 199)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    with pytest.raises(InputError, match=r"large\.png: too large .*600 pixels.* limit of 598 "):
+        decoded(path)
+    faults = Findings()
+    read_headers(FolderSource(tmp_path), [path.name], faults, "")
+    assert "CSTN_MAX_PIXELS" in faults.first["unreadable image"]
+    monkeypatch.setenv("CSTN_MAX_PIXELS", "many")
+    with pytest.raises(InputError, match="CSTN_MAX_PIXELS=many: expected a number of pixels"):
+        decoded(path)
+    monkeypatch.setenv("CSTN_MAX_PIXELS", "1200")
+    assert mean(path) == [9, 99, 199]
 
 
 # Orientation: a photo in which the object's place is known
 
 
-def turned_photo(folder: Path, orientation: int, box: tuple[int, int, int, int]) -> Path:
+def turned_photo(
+    folder: Path, orientation: int, box: tuple[int, int, int, int], kind: str = "PNG"
+) -> Path:
     """A photo whose stored raster, 90 x 60, has a red object at `box`."""
     pixels = np.full((60, 90, 3), 128, np.uint8)
     x0, y0, x1, y1 = box
     pixels[y0:y1, x0:x1] = (255, 0, 0)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    return save(folder / f"{orientation}.png", Image.fromarray(pixels), "PNG", exif=exif)
+    name = f"{orientation}.{kind.lower()}"
+    options = {"lossless": True} if kind == "WEBP" else {}
+    return save(folder / name, Image.fromarray(pixels), kind, exif=exif, **options)
 
 
 def red_hull(image: np.ndarray) -> list[float]:
@@ -137,15 +170,16 @@ def red_hull(image: np.ndarray) -> list[float]:
     return [v / len(image) for v in (x.min(), y.min(), x.max() + 1, y.max() + 1)]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])  # Pillow itself turns the last
 @pytest.mark.parametrize("as_shown", [False, True])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_turn_with_their_photo(tmp_path: Path, orientation, as_shown):
+def test_boxes_turn_with_their_photo(tmp_path: Path, orientation, as_shown, kind):
     stored = (6, 12, 36, 24)
-    path = turned_photo(tmp_path, orientation, stored)
+    path = turned_photo(tmp_path, orientation, stored, kind)
     source = FolderSource(tmp_path)
     pixels = np.array([stored], dtype=float)
     if as_shown:
-        with Image.open(path) as image:
+        with Image.open(turned_photo(tmp_path, orientation, stored)) as image:
             shown = ImageOps.exif_transpose(image)
         y, x = np.nonzero(np.asarray(shown)[..., 1] == 0)
         pixels = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], dtype=float)
@@ -155,10 +189,13 @@ def test_boxes_turn_with_their_photo(tmp_path: Path, orientation, as_shown):
     )
     expected = red_hull(decode_photo(source, path.name, 180))
     np.testing.assert_allclose(photos.boxes[0], expected, atol=1.01 / 180)
+    as_png = turned_photo(tmp_path, orientation, stored)
+    np.testing.assert_array_equal(decoded(path), decoded(as_png))
 
 
-def test_sizes_of_the_annotations_tell_which_raster_they_mean(tmp_path: Path):
-    path = turned_photo(tmp_path, 6, (6, 12, 36, 24))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sizes_of_the_annotations_tell_which_raster_they_mean(tmp_path: Path, kind):
+    path = turned_photo(tmp_path, 6, (6, 12, 36, 24), kind)
     expected = red_hull(decode_photo(FolderSource(tmp_path), path.name, 180))
     for size, pixels in (((90, 60), (6, 12, 36, 24)), ((60, 90), (36, 6, 48, 36))):
         boxes = PixelBoxes(np.array([0]), np.array([pixels], float), lambda box: "here")
@@ -266,9 +303,9 @@ def test_what_is_left_after_faults(tmp_path: Path):
 
 
 def test_headers(tmp_path: Path):
-    turned_photo(tmp_path, 6, (1, 1, 2, 2))
-    sizes, orientations = read_headers(FolderSource(tmp_path), ["6.png"], Faults(), "")
-    assert (sizes.tolist(), orientations.tolist()) == ([[90, 60]], [6])
+    files = [turned_photo(tmp_path, 6, (1, 1, 2, 2), kind).name for kind in ("PNG", "TIFF")]
+    sizes, orientations = read_headers(FolderSource(tmp_path), files, Faults(), "")
+    assert (sizes.tolist(), orientations.tolist()) == ([[90, 60]] * 2, [6] * 2)
     with pytest.raises(InputError, match=r"absent\.png: missing"):
         read_headers(FolderSource(tmp_path), ["absent.png"], Faults(), "")
 

@@ -86,6 +86,9 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
             lists[split] = photos
             classes = len(np.unique(photos.labels))
             rows.append((split, len(photos), classes, len(photos.boxes)))
+        for file in sorted(opened.source.passed_over):
+            where = opened.source.where(file)
+            findings.oddity("hidden or made by a machine, passed over", where)
         _compare_with_published(opened, lists, findings)
         _find_shared(
             lists, {split: photos.files for split, photos in lists.items()}, findings.fault

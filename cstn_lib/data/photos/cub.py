@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cstn_lib.data.photos.decoding import is_photo
 from cstn_lib.data.photos.faults import Faults, quoted
+from cstn_lib.data.photos.file_names import is_safe
 from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.reading import PhotoList, PixelBoxes, Published, Reader, unit_photo_list
 from cstn_lib.data.photos.sources import Source, open_source
-from cstn_lib.data.photos.text_table import TextTable, box_numbers, is_safe
+from cstn_lib.data.photos.text_table import TextTable, box_numbers
 from cstn_lib.support.errors import InputError
 
 __all__ = ["CUB"]
@@ -83,8 +83,7 @@ class CUB(Reader):
         there = {
             f"{folder}/{name}"
             for folder in source.folders("images")
-            for name in source.names(f"images/{folder}")
-            if is_photo(name)
+            for name in source.photos(f"images/{folder}", faults)
         }
 
         files, labels, pixels, places = [], [], [], []
@@ -96,8 +95,7 @@ class CUB(Reader):
                 )
                 continue
             if path not in there:
-                expected = source.where(f"images/{path}")
-                faults.fault("missing image", f"{here}: no such image, expected {expected}")
+                faults.fault("missing image", f"{here}: {source.why_missing(f'images/{path}')}")
                 continue
             lists = {
                 "image_class_labels.txt": class_of,

@@ -2,8 +2,9 @@
 
 Every file that Pillow reads as a still image will do: grey, palette, CMYK and 16-bit ones become
 8-bit RGB, transparent pixels show white, and the EXIF orientation is applied (to the boxes too, in
-`cstn_lib.data.photos.boxes`). Resizing is `torchvision.transforms.v2`'s, bilinear with
-antialiasing, to the square of section IV-A of the paper; boxes in [0, 1] do not notice.
+`cstn_lib.data.photos.boxes`), once: some decoders apply it themselves. Resizing is
+`torchvision.transforms.v2`'s, bilinear with antialiasing, to the square of section IV-A of the
+paper; boxes in [0, 1] do not notice.
 
 Photos are decoded by threads: Pillow releases the interpreter while it decodes and resizes, and
 threads work in notebooks, scripts and loader processes alike.
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -32,20 +33,15 @@ from cstn_lib.data.photos.sources import FolderSource, Source
 from cstn_lib.support.errors import InputError, first_line
 
 __all__ = [
-    "PHOTO_SUFFIXES",
     "PhotoArray",
     "decode_photo",
     "in_parallel",
-    "is_photo",
     "read_headers",
 ]
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-"""Of the files that are photos; small or capital letters."""
-
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _EXPECTED = "expected a whole JPEG, PNG, BMP, GIF, TIFF or WebP image"
-_ORIENTATION = 0x0112  # the EXIF tag
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112  # tags of TIFF, the last also of EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,15 +51,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LIMIT = "CSTN_MAX_PIXELS"  # where set, of a photo, instead of Pillow's 179 million
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def is_photo(name: str) -> bool:
-    """Whether a file is one of the photos, by its name; hidden files are not."""
-    return name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith(".")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -83,9 +75,10 @@ def decode_photo(
         InputError: the file is missing, damaged, of another kind or of another size.
     """
     data = io.BytesIO(source.read(file))
-    with _decoding(source, file), Image.open(data, formats=_FORMATS) as image:
+    with _opened(source, file, data) as image:
         size = image.size
         if only_size in (None, size):
+            image.load()  # which, of a TIFF, turns it and takes the tag away
             turn = _TURNS.get(_orientation(image))
             photo = _as_rgb(image)
             photo = photo.transpose(turn) if turn is not None else photo
@@ -133,12 +126,11 @@ def read_headers(
 
     def header(file: str) -> tuple[int, int, int] | InputError:
         try:
-            with (
-                source.open(file) as data,
-                _decoding(source, file),
-                Image.open(data, formats=_FORMATS) as image,
-            ):
-                return *image.size, _orientation(image)
+            with source.open(file) as data, _opened(source, file, data) as image:
+                size = image.size
+                if image.format == "TIFF":  # whose size may be the one that is shown
+                    size = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
+                return *size, _orientation(image)
         except InputError as error:
             return error
 
@@ -154,10 +146,20 @@ def read_headers(
 
 
 @contextmanager
-def _decoding(source: Source, file: str) -> Iterator[None]:
-    """Whatever the decoder raises on damaged bytes becomes one line that names the file."""
+def _opened(source: Source, file: str, data: BinaryIO) -> Iterator[Image.Image]:
+    """A photo; whatever the decoder raises on its bytes becomes one line that names the file."""
+    if limit := os.environ.get(_LIMIT):
+        if not limit.isdecimal():
+            raise InputError(f"{_LIMIT}={limit}: expected a number of pixels")
+        Image.MAX_IMAGE_PIXELS = -(-int(limit) // 2)  # there it warns; at the double it refuses
     try:
-        yield
+        with Image.open(data, formats=_FORMATS) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{source.where(file)}: too large ({first_line(error)}); to read it all the same, set "
+            f"the environment variable {_LIMIT} to at least its number of pixels"
+        ) from error
     except Exception as error:  # Pillow's plugins raise almost anything
         raise InputError(
             f"{source.where(file)}: damaged, {_EXPECTED} ({first_line(error)})"

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from torchvision.datasets.utils import check_integrity
 from tqdm.auto import tqdm
 
-from cstn_lib.data.photos.text_table import is_safe
+from cstn_lib.data.photos.file_names import inner_path, is_safe
 from cstn_lib.support.atomic import atomic_directory
 from cstn_lib.support.disk import alone_in, writing
 from cstn_lib.support.errors import InputError, first_line, unknown_name
@@ -176,7 +176,7 @@ def unpack(path: Path, folder: Path) -> None:
         ):
             for member in archive:
                 _check_member(path, member)
-                inner = PurePosixPath(member.name)
+                inner = PurePosixPath(inner_path(member.name))
                 if inner.parts[:1] != (folder.name,):
                     continue
                 target = temporary.joinpath(*inner.parts[1:])
@@ -200,7 +200,7 @@ _DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzip
 
 
 def _check_member(path: Path, member: tarfile.TarInfo) -> None:
-    if not is_safe(member.name):
+    if not is_safe(inner_path(member.name)):
         raise InputError(
             f"{path}: {member.name!r} lies outside the folder, expected paths inside; nothing was "
             "unpacked"

@@ -59,7 +59,7 @@ class Faults:
 class Findings(Faults):
     """Counts faults and keeps the first message of each kind.
 
-    Splits share annotation files: what two of them report with the same words counts once.
+    Splits share folders and files: what two of them report with the same words counts once.
     """
 
     def __init__(self) -> None:
@@ -67,9 +67,12 @@ class Findings(Faults):
         self._known: set[str] = set()
 
     def fault(self, kind: str, message: str) -> None:
+        self._count(kind, message, 1)
+
+    def _count(self, kind: str, message: str, count: int) -> None:
         if message not in self._known:
             self._known.add(message)
-            self._count(kind, message, 1)
+            super()._count(kind, message, count)
 
     @property
     def clean(self) -> bool:

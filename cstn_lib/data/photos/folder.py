@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cstn_lib.data.photos.decoding import is_photo
 from cstn_lib.data.photos.faults import Faults, quoted
+from cstn_lib.data.photos.file_names import inner_path
 from cstn_lib.data.photos.reading import PhotoList, PixelBoxes, Reader, unit_photo_list
 from cstn_lib.data.photos.sources import Source, open_source
 from cstn_lib.data.photos.text_table import TextTable, box_numbers
@@ -66,16 +66,21 @@ class Folder(Reader):
             raise InputError(
                 f"{self.source.where(split)}: no class in it, expected {split}/CLASS with photos"
             )
+        for name in self.source.names(split):
+            faults.oddity(
+                "file outside the classes, passed over",
+                f"{self.source.where(f'{split}/{name}')}: expected {split}/CLASS with photos",
+            )
         files, labels = [], []
         for name in self.source.folders(split):
             place = f"{split}/{name}"
-            photos = [photo for photo in self.source.names(place) if is_photo(photo)]
             if name not in label_of:
                 faults.fault(
                     "unknown label",
                     f"{self.source.where(place)}: class {quoted(name)}, expected one of train",
                 )
                 continue
+            photos = self.source.photos(place, faults)
             if not photos:
                 faults.fault("class without image", f"{self.source.where(place)}: no photo in it")
             files += [f"{place}/{photo}" for photo in photos]
@@ -93,11 +98,12 @@ class Folder(Reader):
 
     def _boxes(self, split: str, files: list[str], faults: Faults) -> PixelBoxes:
         row_of = {file: row for row, file in enumerate(files)}
-        lines = () if split == "train" and not self.source.has(_TABLE) else self._lines(faults)
+        table = TextTable(self.source, _TABLE, _COLUMNS, ",", "a folder of photos")
+        needed = split != "train" or self.source.has(_TABLE)
         owners, pixels, numbers = [], [], []
-        for number, values in lines:
-            here = self.source.where(_TABLE, number)
-            image = values[0].strip()
+        for number, values in table.below_header(faults) if needed else ():
+            here = table.where(number)
+            image = inner_path(values[0].strip())
             if not image.startswith(f"{split}/"):
                 if image.partition("/")[0] not in ("train", "val", "test"):
                     faults.fault(
@@ -107,8 +113,7 @@ class Folder(Reader):
                 continue
             box = box_numbers(self.source, _TABLE, number, values[1:], faults)
             if image not in row_of:
-                expected = self.source.where(image)
-                faults.fault("missing image", f"{here}: no such image, expected {expected}")
+                faults.fault("missing image", f"{here}: {self.source.why_missing(image)}")
             elif box is not None:
                 owners.append(row_of[image])
                 pixels.append(box)
@@ -116,18 +121,6 @@ class Folder(Reader):
         return PixelBoxes(
             np.array(owners, dtype=np.int64),
             np.array(pixels, dtype=np.float64).reshape(-1, 4),
-            lambda box: self.source.where(_TABLE, numbers[box]),
+            lambda box: table.where(numbers[box]),
             as_shown=True,
         )
-
-    def _lines(self, faults: Faults) -> Iterator[tuple[int, list[str]]]:
-        table = TextTable(self.source, _TABLE, _COLUMNS, ",", "a folder of photos")
-        numbers, columns = table.columns(faults)
-        lines = zip(numbers, map(list, zip(*columns, strict=True)), strict=True)
-        number, header = next(lines, (1, []))
-        if [name.strip().lstrip("\ufeff") for name in header] != list(_COLUMNS):
-            raise InputError(
-                f"{table.where(number)}: {quoted(','.join(header))}, expected the header "
-                f"{','.join(_COLUMNS)}"
-            )
-        yield from lines

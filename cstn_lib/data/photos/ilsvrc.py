@@ -11,6 +11,8 @@ the competition's archive and a plain one:
     ILSVRC/Annotations/CLS-LOC/train/WNID/*   or  Annotations/train/WNID/*.xml
     LOC_synset_mapping.txt                    names of the classes; optional
 
+An XML file that says the size of its image must say the one that the photo has.
+
 The label of a class is its place among the sorted WordNet ids (WNIDs). ``test`` is the validation
 set of 50,000 images, on which the paper reports. Twenty images of each class (a tenth of a class of
 fewer than 200), chosen by their names, are held back from the training folders; those of them that
@@ -30,16 +32,17 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 
-from cstn_lib.data.photos.decoding import in_parallel, is_photo
+from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
 from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.reading import PhotoList, PixelBoxes, Published, Reader, unit_photo_list
 from cstn_lib.data.photos.sources import FolderSource
-from cstn_lib.data.photos.text_table import box_numbers
+from cstn_lib.data.photos.text_table import TextTable, box_numbers
 from cstn_lib.support.errors import InputError
 
 __all__ = ["ILSVRC"]
@@ -93,9 +96,16 @@ class ILSVRC(Reader):
     def _train_or_val(self, split: str, faults: Faults) -> PhotoList:
         base = self._needed_folder("train")
         wnids = self._wnids()
+        for name in sorted(
+            {*self.source.folders(base), *self.source.names(base)}.difference(wnids)
+        ):
+            faults.oddity(
+                "no class, passed over",
+                f"{self.source.where(f'{base}/{name}')}: expected a folder named like n01440764",
+            )
         files, labels = [], []
         for label, wnid in enumerate(wnids):
-            names = [name for name in self.source.names(f"{base}/{wnid}") if is_photo(name)]
+            names = self.source.photos(f"{base}/{wnid}", faults)
             if not names:
                 faults.fault(
                     "class without image", f"{self.source.where(f'{base}/{wnid}')}: no image in it"
@@ -121,10 +131,11 @@ class ILSVRC(Reader):
     def _test(self, faults: Faults) -> PhotoList:
         base = self._needed_folder("val")
         inner = self.source.folders(base)
-        files = [f"{base}/{name}" for name in self.source.names(base) if is_photo(name)]
+        files = [f"{base}/{name}" for name in self.source.photos(base, faults, folders_too=True)]
         for wnid in inner:
-            names = self.source.names(f"{base}/{wnid}")
-            files += [f"{base}/{wnid}/{name}" for name in names if is_photo(name)]
+            files += [
+                f"{base}/{wnid}/{name}" for name in self.source.photos(f"{base}/{wnid}", faults)
+            ]
         boxes = self._boxes("val", files, faults)
         wnids = self._wnids() or sorted({box.wnid for found in boxes.values() for box in found})
         label_of = {wnid: label for label, wnid in enumerate(wnids)}
@@ -155,9 +166,11 @@ class ILSVRC(Reader):
         faults: Faults,
     ) -> PhotoList:
         given: list[tuple[int, _Box]] = []
+        sizes = np.zeros((len(files), 2), dtype=np.int64)
         for row, file in enumerate(files):
             wnid = wnids[labels[row]]
             for box in boxes[_stem(file)]:
+                sizes[row] = box.size
                 if box.wnid == wnid:
                     given.append((row, box))
                 else:
@@ -177,6 +190,7 @@ class ILSVRC(Reader):
             pixel_boxes,
             faults,
             title=f"sizes of {self.name} {split}",
+            sizes=sizes,
         )
 
     # Classes
@@ -249,23 +263,17 @@ class ILSVRC(Reader):
     ) -> dict[str, list[_Box]]:
         """ImageId,PredictionString; the latter is WNID x0 y0 x1 y1 once or more."""
         found: dict[str, list[_Box]] = {}
-        lines = self.source.lines(file, _WHAT)
-        number, header = next(lines, (1, ""))
-        if header.split(",") != ["ImageId", "PredictionString"]:
-            raise InputError(
-                f"{self.source.where(file, number)}: {quoted(header)}, expected the header "
-                "ImageId,PredictionString"
-            )
-        for number, line in lines:
-            image, comma, values = line.partition(",")
-            if comma and image not in wanted and part == "train":
+        table = TextTable(self.source, file, ("ImageId", "PredictionString"), ",", _WHAT)
+        for number, (image, values) in table.below_header(faults):
+            if image not in wanted and part == "train":
                 continue
-            here = self.source.where(file, number)
+            here = table.where(number)
             tokens = values.split()
             if not tokens or len(tokens) % 5:
+                shown = quoted(f"{image},{values}")
                 faults.fault(
                     "unreadable line",
-                    f"{here}: {quoted(line)}, expected ImageId,WNID x0 y0 x1 y1 once or more",
+                    f"{here}: {shown}, expected ImageId,WNID x0 y0 x1 y1 once or more",
                 )
             elif image not in wanted:
                 faults.fault("missing image", f"{here}: no image {quoted(image)} in {part}")
@@ -316,11 +324,18 @@ class ILSVRC(Reader):
     def _read_one_xml(self, file: str) -> list[_Box] | InputError:
         try:
             root = ElementTree.fromstring(self.source.read(file))
+            size = [root.findtext(f"size/{side}", "0").strip() for side in ("width", "height")]
+            if not all(text.isdecimal() and len(text) < 10 for text in size):
+                raise InputError(
+                    f"{self.source.where(file)}: size {quoted(' '.join(size))}, expected width and "
+                    "height in pixels"
+                )
             boxes = []
             for item in root.iter("object"):
                 ends = [item.findtext(f"bndbox/{end}", "") for end in _ENDS]
                 pixels = box_numbers(self.source, file, None, ends, Faults())
-                boxes.append(_Box(item.findtext("name", ""), pixels, self.source.where(file)))
+                name, where = item.findtext("name", ""), self.source.where(file)
+                boxes.append(_Box(name, pixels, where, (int(size[0]), int(size[1]))))
         except InputError as error:
             return error
         except ElementTree.ParseError as error:
@@ -331,15 +346,13 @@ class ILSVRC(Reader):
 _ENDS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class _Box:
-    """One box with its class and the place it was read from."""
+class _Box(NamedTuple):
+    """One box with its class, the place it was read from, and the size of its image where known."""
 
-    __slots__ = ("pixels", "where", "wnid")
-
-    def __init__(self, wnid: str, pixels: Sequence[float] | None, where: str) -> None:
-        self.wnid = wnid
-        self.pixels = pixels
-        self.where = where
+    wnid: str
+    pixels: Sequence[float] | None
+    where: str
+    size: tuple[int, int] = (0, 0)
 
 
 def _solution(part: str) -> str:

@@ -6,46 +6,106 @@ not know which of the two it is.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from cstn_lib.support.errors import InputError
+from cstn_lib.data.photos.faults import Faults
+from cstn_lib.data.photos.file_names import PHOTO_SUFFIXES, inner_path, is_leftover, is_photo
+from cstn_lib.support.errors import InputError, is_unicode
 
 __all__ = ["FolderSource", "Source", "ZipSource", "open_source"]
 
 
 class Source(ABC):
-    """The files of a data set.
+    """The files of a data set, but for what is hidden or made by a machine.
 
     Attributes:
         top: the folder that file names are relative to; inside a zip, for messages.
+        passed_over: what was met of the latter, by name.
     """
 
-    top: Path
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.passed_over: set[str] = set()
 
     @abstractmethod
+    def _scan(self, folder: str) -> tuple[Iterable[str], Iterable[str]]:
+        """Names of the folders and of the files in a folder; none where it is not a folder."""
+
+    def _list(self, folder: str) -> tuple[list[str], list[str]]:
+        """As `_scan`, sorted, of what belongs to the data set."""
+        found = []
+        for names in self._scan(folder):
+            kept = [name for name in names if not is_leftover(name)]
+            self.passed_over.update(f"{folder}/{name}" for name in set(names).difference(kept))
+            for name in kept:
+                if not is_unicode(name):
+                    raise InputError(
+                        f"{self.where(f'{folder}/{name}')}: its name is no UTF-8, expected one "
+                        "that is; rename it"
+                    )
+            found.append(sorted(kept))
+        return found[0], found[1]
+
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder, sorted; none where it is not a folder."""
+        """Names of the folders in a folder, sorted; none where it is not a folder.
+
+        Raises:
+            InputError: it is not readable, or a name in it is no UTF-8.
+        """
+        return self._list(folder)[0]
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in a folder; order and errors as for `folders`."""
+        return self._list(folder)[1]
+
+    def photos(self, folder: str, faults: Faults, *, folders_too: bool = False) -> list[str]:
+        """Names of the photos in a folder; order and errors as for `folders`.
+
+        Whatever else lies there is an oddity.
+
+        Args:
+            folders_too: folders are none, there may be photos in them.
+        """
+        folders, names = self._list(folder)
+        for name in [] if folders_too else folders:
+            faults.oddity(
+                "folder inside a class, passed over",
+                f"{self.where(f'{folder}/{name}')}: expected the photos in {self.where(folder)}",
+            )
+        photos = [name for name in names if is_photo(name)]
+        for name in names if len(photos) < len(names) else ():
+            if not is_photo(name):
+                faults.oddity(
+                    "not a kind of photo that is read, passed over",
+                    f"{self.where(f'{folder}/{name}')}: expected {_KINDS}",
+                )
+        return photos
+
+    def why_missing(self, file: str) -> str:
+        """What is wrong with a photo that the annotations name and `photos` does not."""
+        if not self.has(file):
+            return f"no such image, expected {self.where(file)}"
+        if not is_photo(file):
+            return f"{self.where(file)} is of a kind that is not read, expected {_KINDS}"
+        return f"{self.where(file)} is hidden or in no class's folder, expected directly in one"
 
     @abstractmethod
     def files(self, folder: str) -> dict[str, int]:
-        """Names of the files in a folder, sorted, each with a number that tells its content.
+        """As `names`, each with a number that tells its content.
 
         In a zip that is the checksum, on disk the size: another photo of the same name and the
-        same size goes unnoticed there.
+        same size goes unnoticed there. For a million files `names` is quicker.
         """
-
-    @abstractmethod
-    def names(self, folder: str) -> list[str]:
-        """Names of the files in a folder, sorted; quicker than `files` for a million."""
 
     @abstractmethod
     def open(self, file: str) -> BinaryIO:
@@ -94,10 +154,13 @@ class Source(ABC):
             yield from enumerate((line.rstrip("\r") for line in lines), start=1)
 
     def text(self, file: str, part_of: str) -> str:
-        """The content of a UTF-8 file; arguments and errors as for `lines`."""
+        """The content of a UTF-8 file, with or without a byte-order mark.
+
+        Arguments and errors as for `lines`.
+        """
         if not self.has(file):
             raise InputError(f"{self.where(file)}: missing, expected as part of {part_of}")
-        data = self.read(file)
+        data = self.read(file).removeprefix(codecs.BOM_UTF8)
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -108,19 +171,9 @@ class Source(ABC):
 class FolderSource(Source):
     """Files on disk."""
 
-    def __init__(self, top: Path) -> None:
-        self.top = top
-
-    def folders(self, folder: str) -> list[str]:
-        return sorted(entry.name for entry in self._scan(folder) if entry.is_dir())
-
     def files(self, folder: str) -> dict[str, int]:
-        # a link to nowhere is no file and has no size
-        entries = [entry for entry in self._scan(folder) if entry.is_file()]
-        return {entry.name: entry.stat().st_size for entry in sorted(entries, key=_name)}
-
-    def names(self, folder: str) -> list[str]:
-        return sorted(entry.name for entry in self._scan(folder) if entry.is_file())
+        place = os.path.join(self.top, folder)
+        return {name: os.path.getsize(os.path.join(place, name)) for name in self.names(folder)}
 
     def open(self, file: str) -> BinaryIO:
         try:
@@ -152,12 +205,18 @@ class FolderSource(Source):
             found += self.dates(f"{folder}/{name}", depth - 1)
         return found
 
-    def _scan(self, folder: str) -> list[os.DirEntry[str]]:
+    def _scan(self, folder: str) -> tuple[list[str], list[str]]:
+        folders, files = [], []
         try:
             with os.scandir(self.top / folder) as entries:
-                return list(entries)
+                for entry in entries:
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.is_file():  # a link to nowhere is none
+                        files.append(entry.name)
+            return folders, files
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            return [], []
         except OSError as error:
             raise self._unreadable(folder, error) from error
 
@@ -171,13 +230,19 @@ class FolderSource(Source):
 class ZipSource(Source):
     """Files in a zip archive, below a folder of it (``""`` or with a last slash)."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, prefix: str) -> None:
-        self.top = path / prefix
+    def __init__(
+        self,
+        path: Path,
+        archive: zipfile.ZipFile,
+        members: Mapping[str, zipfile.ZipInfo],
+        prefix: str,
+    ) -> None:
+        super().__init__(path / prefix)
         self._archive = archive
         self._members = {
-            member.filename.removeprefix(prefix): member
-            for member in archive.infolist()
-            if member.filename.startswith(prefix) and not member.is_dir()
+            name.removeprefix(prefix): member
+            for name, member in members.items()
+            if name.startswith(prefix)
         }
 
     @cached_property
@@ -192,14 +257,11 @@ class ZipSource(Source):
                 tree.setdefault(folder, (set(), {}))[0].add(name)
         return tree
 
-    def folders(self, folder: str) -> list[str]:
-        return sorted(self._tree.get(folder, (set(), {}))[0])
+    def _scan(self, folder: str) -> tuple[Iterable[str], Iterable[str]]:
+        return self._tree.get(folder, (set(), {}))
 
     def files(self, folder: str) -> dict[str, int]:
-        return self._tree.get(folder, (set(), {}))[1]
-
-    def names(self, folder: str) -> list[str]:
-        return list(self.files(folder))
+        return {name: self._tree[folder][1][name] for name in self.names(folder)}
 
     def open(self, file: str) -> BinaryIO:
         return io.BytesIO(self.read(file))
@@ -245,17 +307,26 @@ def open_source(root: Path, *, what: str, marker: str, inner: str) -> Iterator[S
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise InputError(f"{root}: not a whole zip archive ({error}), {expected}") from error
         with archive:
+            members = _members(archive)
             prefixes = [
                 prefix
                 for prefix in ("", f"{inner}/")
-                if any(name.startswith(f"{prefix}{marker}") for name in archive.namelist())
+                if any(name.startswith(f"{prefix}{marker}") for name in members)
             ]
             if not prefixes:
                 raise InputError(f"{root}: not {what}, {expected}")
-            yield ZipSource(root, archive, prefixes[0])
+            yield ZipSource(root, archive, members, prefixes[0])
     else:
         raise InputError(f"{root}: missing or not readable, expected {what} as a folder or a zip")
 
 
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files of a zip, by names with slashes; nothing is ever unpacked by them."""
+    return {
+        inner_path(member.filename): member
+        for member in archive.infolist()
+        if not member.filename.endswith(("/", "\\"))
+    }
+
+
+_KINDS = ", ".join(PHOTO_SUFFIXES)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 from cstn_lib.data.photos.faults import Faults, quoted
 from cstn_lib.data.photos.sources import Source
+from cstn_lib.support.errors import InputError
 
-__all__ = ["TextTable", "box_numbers", "is_safe"]
+__all__ = ["TextTable", "box_numbers"]
 
 _SEPARATORS = {"\t": "tab", " ": "space", ",": "comma"}
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A text file of lines with the same columns each, and no header.
+    """A text file of lines with the same columns each.
 
     Attributes:
         source, file: where it is.
         names: what each column is, for messages.
-        separator: between the columns; values with commas may be quoted.
+        separator: between the columns; a value that holds one may be quoted.
         part_of: the data set, for the message where the file is missing.
     """
 
@@ -50,9 +51,9 @@ class TextTable:
         numbers: list[int] = []
         columns: list[list[str]] = [[] for _ in self.names]
         for number, line in enumerate(lines, start=1):
-            quotes = self.separator == "," and '"' in line
             try:
-                values = next(csv.reader([line])) if quotes else line.split(self.separator)
+                quotes = '"' in line and next(csv.reader([line], delimiter=self.separator))
+                values = quotes or line.split(self.separator)
             except csv.Error:  # a carriage return beside a quote
                 values = []
             if len(values) == width:
@@ -66,6 +67,22 @@ class TextTable:
                     f"separated columns ({', '.join(self.names)}), found {len(values)}",
                 )
         return numbers, columns
+
+    def below_header(self, faults: Faults) -> Iterator[tuple[int, list[str]]]:
+        """Number and texts of the lines after the first, which must be `names`.
+
+        Raises:
+            InputError: the header is another.
+        """
+        numbers, columns = self.columns(faults)
+        lines = zip(numbers, map(list, zip(*columns, strict=True)), strict=True)
+        number, header = next(lines, (1, []))
+        if [name.strip() for name in header] != list(self.names):
+            raise InputError(
+                f"{self.where(number)}: {quoted(','.join(header))}, expected the header "
+                f"{self.separator.join(self.names)}"
+            )
+        yield from lines
 
     def keyed(self, faults: Faults) -> dict[str, tuple[int, list[str]]]:
         """Line number and further columns by the first column, which names each thing once."""
@@ -114,13 +131,3 @@ def _is_number(text: str) -> bool:
         return isfinite(float(text))
     except ValueError:
         return False
-
-
-def is_safe(file: str) -> bool:
-    """Whether a relative path stays below the folder it is relative to, on any system."""
-    return (
-        not any(sign in file for sign in "\\:\0")
-        and not file.startswith("/")
-        and ".." not in file.split("/")
-        and file != ""
-    )

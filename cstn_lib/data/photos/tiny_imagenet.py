@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from cstn_lib.data.photos.faults import Faults, quoted
+from cstn_lib.data.photos.file_names import is_photo
 from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.reading import PhotoList, Published, Reader
 from cstn_lib.data.photos.sources import Source, open_source
@@ -74,7 +75,9 @@ class TinyImageNet(Reader):
         source = self.source
         wnids = self._wnids(faults)
         there = {
-            f"{folder}/{name}" for folder in self._folders(split) for name in self._photos(folder)
+            f"{folder}/{name}"
+            for folder in self._folders(split)
+            for name in source.photos(folder, faults)
         }
         read = self._test if split == "test" else self._train
         files, labels, pixels = [], [], []
@@ -83,9 +86,7 @@ class TinyImageNet(Reader):
             annotated.add(file)
             box = _parse_box(here, values, faults)
             if file not in there:
-                faults.fault(
-                    "missing image", f"{here}: no such image, expected {source.where(file)}"
-                )
+                faults.fault("missing image", f"{here}: {source.why_missing(file)}")
             elif box is not None:
                 files.append(file)
                 labels.append(label)
@@ -197,8 +198,7 @@ class TinyImageNet(Reader):
         return [f"train/{wnid}/images" for wnid in self.source.folders("train")]
 
     def _photos(self, folder: str) -> dict[str, int]:
-        files = self.source.files(folder)
-        return {n: tag for n, tag in files.items() if n.endswith(".JPEG") and not n.startswith(".")}
+        return {name: tag for name, tag in self.source.files(folder).items() if is_photo(name)}
 
 
 _Row = tuple[str, str, int, list[str]]

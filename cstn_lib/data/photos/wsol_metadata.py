@@ -27,6 +27,7 @@ import numpy as np
 
 from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
+from cstn_lib.data.photos.file_names import is_safe
 from cstn_lib.data.photos.reading import (
     SPLITS,
     PhotoList,
@@ -37,7 +38,7 @@ from cstn_lib.data.photos.reading import (
     unit_photo_list,
 )
 from cstn_lib.data.photos.sources import FolderSource
-from cstn_lib.data.photos.text_table import TextTable, box_numbers, is_safe
+from cstn_lib.data.photos.text_table import TextTable, box_numbers
 from cstn_lib.support.errors import InputError, unknown_name
 
 __all__ = [
