@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.support.project import user_path
 
 # Each command imports what it needs: ``cstn --help`` should not wait for torch.
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def main() -> None:
     """Run the command; a user's mistake ends in one line and exit status 2."""
     if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first speaks
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # names that a console cannot show
     from cstn_lib.reproduction.jobs import stopped_by_signals
 
     try:
@@ -91,11 +93,11 @@ def reproduce(
     given = {
         "profile": profile,
         "dataset": dataset,
-        "data_root": data_root and str(Path(data_root).expanduser().resolve()),
+        "data_root": _absolute(data_root),
         "device": device,
         "seeds": seeds,
-        "runs_dir": runs_dir and str(Path(runs_dir).expanduser().resolve()),
-        "figures_dir": figures_dir and str(Path(figures_dir).expanduser().resolve()),
+        "runs_dir": _absolute(runs_dir),
+        "figures_dir": _absolute(figures_dir),
     }
     from cstn_lib.reproduction import batch
     from cstn_lib.reproduction.plan import make_plan
@@ -276,7 +278,7 @@ def data_check(
 
     if name not in READERS:
         raise unknown_name("data set to check", name, READERS)
-    found = check(READERS[name], root.expanduser(), deep=deep)
+    found = check(READERS[name], user_path(root), deep=deep)
     print(f"{name} in {root}\n\n{found}")
     if not found.ok:
         raise typer.Exit(1)
@@ -290,8 +292,13 @@ def data_download(
     """Fetch a data set that anyone may fetch, and unpack it; continues where it was broken off."""
     from cstn_lib.data.photos.download import download
 
-    place = download(name, root.expanduser())
+    place = download(name, user_path(root))
     print(f"{place}\ncstn data check {name} --root {place}")
+
+
+def _absolute(given: str) -> str:
+    path = user_path(given)
+    return str(path.resolve()) if path else ""
 
 
 def _finished(run: Run) -> Run:

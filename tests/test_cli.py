@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import pytest
+from miniatures import make_folder
 
 from cstn_lib import cli
 from cstn_lib.evaluation.metrics import choose_threshold, evaluate
@@ -446,6 +447,31 @@ def test_an_error_of_any_text_is_one_line(cstn: Command, monkeypatch, message):
 
     monkeypatch.setattr("cstn_lib.reproduction.experiments.make_experiment", fail)
     assert_refused(cstn("train", "cstn"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_console_that_cannot_show_a_name(tmp_path: Path, encoding):
+    """What is shown escaped is no fault of the data."""
+    root = make_folder(tmp_path)
+    for split in ("train", "val", "test"):
+        (root / split / "cat").rename(root / split / "кот")
+    table = (root / "boxes.csv").read_text().replace("/cat/", "/кот/")
+    (root / "boxes.csv").write_text(table, encoding="utf-8")
+    (root / "train/кот/.DS_Store").write_bytes(b"")
+    command = [sys.executable, "-m", "cstn_lib", "data", "check", "folder", "--root", str(root)]
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert ascii("train/кот/.DS_Store")[1:-1] in done.stdout.decode("ascii")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all paths are text")
+@pytest.mark.parametrize("option", ["--data-root", "--runs-dir", "--figures-dir"])
+def test_paths_that_are_no_utf_8(cstn: Command, tmp_path: Path, option):
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")
+    result = cstn("reproduce", *SMOKE, option, place)
+    assert_refused(result, f"{tmp_path}/\\udce9: no UTF-8, expected a path that is")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(data_folder: Path, monkeypatch):

@@ -9,7 +9,6 @@ Right", 2020); ``test`` is what is reported, once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cstn_lib.data.birds.dataset import (
@@ -27,7 +26,7 @@ from cstn_lib.data.photos.reading import Reader, open_photos, peek_photos, store
 from cstn_lib.data.photos.tiny_imagenet import TinyImageNet
 from cstn_lib.data.photos.wsol_metadata import WSOLCub, WSOLIlsvrc
 from cstn_lib.support.errors import InputError, unknown_name
-from cstn_lib.support.project import project_folder
+from cstn_lib.support.project import project_folder, user_path
 
 __all__ = [
     "DATASETS",
@@ -70,13 +69,14 @@ class DataConfig:
     head_tell: float = 0.0
 
 
-def open_split(config: DataConfig, split: str, data_root: str | Path | None = None) -> ImageSet:
+def open_split(config: DataConfig, split: str, data_root: object = None) -> ImageSet:
     """Open one split, drawing or decoding it first where that has not been done.
 
     Args:
         split: ``"train"``, ``"val"`` or ``"test"``; drawn data also have ``"pretrain"``, birds of
             other classes for pretraining a backbone.
-        data_root: folder or archive of a data set that is read.
+        data_root: folder or archive of a data set that is read, as
+            `cstn_lib.support.project.user_path` takes it.
 
     Raises:
         InputError: the name or split is unknown, or the data are missing or damaged.
@@ -101,7 +101,7 @@ class SplitOutline(NamedTuple):
     fingerprint: str | None
 
 
-def outline(config: DataConfig, split: str, data_root: str | Path | None = None) -> SplitOutline:
+def outline(config: DataConfig, split: str, data_root: object = None) -> SplitOutline:
     """Look at a split without drawing, decoding or writing anything; arguments as `open_split`.
 
     Raises:
@@ -128,15 +128,14 @@ def _is_drawn(config: DataConfig) -> bool:
     return config.name not in READERS
 
 
-def _photo_arguments(
-    config: DataConfig, split: str, data_root: str | Path | None
-) -> dict[str, Any]:
+def _photo_arguments(config: DataConfig, split: str, data_root: object) -> dict[str, Any]:
     """Of `open_photos` and `peek_photos`."""
-    if not data_root:
+    root = user_path(data_root)
+    if root is None:
         raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")
     return {
         "reader": READERS[config.name],
-        "root": Path(data_root).expanduser(),
+        "root": root,
         "split": split,
         "image_size": config.image_size,
         "data_dir": project_folder("data"),

@@ -13,7 +13,6 @@ real data sets need only their published annotations (`published_boxes`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,6 +33,7 @@ from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction.comparison import object_areas
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.errors import InputError
+from cstn_lib.support.project import user_path
 
 __all__ = [
     "DISPLAY_SIDE",
@@ -202,11 +202,12 @@ def effective_bins(counts: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def published_boxes(data_root: str | Path, dataset: str) -> BoxList | None:
+def published_boxes(data_root: object, dataset: str) -> BoxList | None:
     """The test boxes of a real data set from its published annotations, without any image.
 
     Args:
-        data_root: a folder in the layout of `cstn_lib.data.photos.wsol_metadata`.
+        data_root: a folder in the layout of `cstn_lib.data.photos.wsol_metadata`, as
+            `cstn_lib.support.project.user_path` takes it.
         dataset: ``"CUB"`` (CUB-200-2011 test) or ``"ILSVRC"`` (its validation set).
 
     Returns:
@@ -216,8 +217,8 @@ def published_boxes(data_root: str | Path, dataset: str) -> BoxList | None:
     Raises:
         InputError: the annotations are there, but not as expected.
     """
-    root = Path(data_root).expanduser()
-    if not data_root or not any(
+    root = user_path(data_root)
+    if root is None or not any(
         (root / folder / "test").is_dir() for folder in (dataset, f"metadata/{dataset}")
     ):
         return None

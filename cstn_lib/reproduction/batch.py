@@ -24,7 +24,7 @@ from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of
 from cstn_lib.reproduction.runs import Run, RunStore
 from cstn_lib.support.errors import InputError, unknown_name
-from cstn_lib.support.project import project_folder
+from cstn_lib.support.project import project_folder, user_path
 from cstn_lib.training.engine import resolve_device
 
 __all__ = [
@@ -99,8 +99,8 @@ def asked_for(notebooks: Sequence[str], parameters: dict[str, object]) -> list[E
         notebooks,
         str(parameters["profile"]),
         dataset=str(parameters.get("dataset", "")),
-        seeds=int(str(parameters.get("seeds", 0))),
-        data_root=parameters.get("data_root", ""),
+        seeds=parameters.get("seeds", 0),
+        data_root=parameters.get("data_root"),
     )
 
 
@@ -110,7 +110,7 @@ def needed_experiments(
     *,
     dataset: str = "",
     seeds: int = 0,
-    data_root: object = "",
+    data_root: object = None,
 ) -> list[Experiment]:
     """Every training whose predictions these notebooks read, each once, in their order.
 
@@ -143,9 +143,9 @@ def check_parameters(parameters: dict[str, object]) -> None:
     for dataset in str(parameters.get("dataset", "")).split(","):
         if dataset and dataset not in DATASETS:
             raise unknown_name("dataset", dataset, DATASETS)
-    resolve_device(str(parameters.get("device", "auto")))
-    root = parameters.get("data_root")
-    if root and not Path(str(root)).expanduser().exists():
+    resolve_device(parameters.get("device"))
+    root = user_path(parameters.get("data_root"))
+    if root is not None and not root.exists():
         raise InputError(f"{root}: no such data root; expected the folder or zip of the data set")
 
 
@@ -176,11 +176,7 @@ def _prepare_papermill() -> None:
 
 def store_of(parameters: dict[str, object]) -> RunStore:
     """The runs that notebooks with these parameters read."""
-    return RunStore(
-        str(parameters.get("runs_dir", "")),
-        str(parameters.get("data_root", "")),
-        str(parameters.get("device", "auto")),
-    )
+    return RunStore(*(parameters.get(name) for name in ("runs_dir", "data_root", "device")))
 
 
 def _training_job(run: Run, profile: str) -> Job:
@@ -194,7 +190,7 @@ def _training_job(run: Run, profile: str) -> Job:
         "data-root": store.data_root,
         "runs-dir": store.folder,
     }
-    options = [f"--{name}={value}" for name, value in given.items() if value != ""]
+    options = [f"--{name}={value}" for name, value in given.items() if value not in ("", None)]
     work = len(run.split(experiment.training_split)) * experiment.training.epochs
     if experiment.training.warmup_epochs:  # a head that samples windows takes about twice as long
         work *= 2
@@ -227,15 +223,21 @@ def _notebook_job(
     return Job(
         title=source.name,
         command=[
-            *(sys.executable, "-m", "papermill", str(source), str(output)),
-            *(*options, json.dumps(parameters)),
+            *(sys.executable, "-m", "papermill", _as_template(source), _as_template(output)),
+            # YAML does not put together again what JSON writes as two halves, such as emoji
+            *(*options, json.dumps(parameters, ensure_ascii=False)),
         ],
-        log=_logs(parameters.get("runs_dir", "")) / str(parameters["profile"]) / f"{name}.log",
+        log=_logs(parameters.get("runs_dir")) / str(parameters["profile"]) / f"{name}.log",
         seconds=START_SECONDS + 20,
         explain=partial(_error_of, output),
         needs=needs,
         then=partial(show, next(r for r, result in RESULTS.items() if result.notebook == name)),
     )
+
+
+def _as_template(path: Path) -> str:
+    """A path that papermill's formatting leaves as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _error_of(notebook: Path, log: Path) -> str:
@@ -257,9 +259,9 @@ def _error_of(notebook: Path, log: Path) -> str:
 
 
 def _executed(name: str, parameters: dict[str, object]) -> Path:
-    runs = project_folder("runs", str(parameters.get("runs_dir", "")))
+    runs = project_folder("runs", parameters.get("runs_dir"))
     return runs / "notebooks" / str(parameters["profile"]) / f"{name}.ipynb"
 
 
 def _logs(runs_dir: object) -> Path:
-    return project_folder("runs", str(runs_dir)) / "logs"
+    return project_folder("runs", runs_dir) / "logs"

@@ -297,12 +297,19 @@ def seeded_experiments(
     """`make_experiment` of each name, seed after seed of each.
 
     Args:
-        seeds: how many; 0: as many as the profile has.
+        seeds: how many; 0 or None: as many as the profile has.
 
     Raises:
-        InputError: a name is unknown.
+        InputError: a name is unknown, or `seeds` no whole number (of any type: papermill makes a
+            float of ``-p seeds 1.0``).
     """
-    each = range(seeds or profile_named(profile).seeds)
+    try:
+        count = float(seeds or 0)
+    except (TypeError, ValueError):
+        count = -1.0
+    if not (count.is_integer() and count >= 0) or isinstance(seeds, bool):
+        raise InputError(f"seeds {seeds}: expected a whole number, 0 or more")
+    each = range(int(count) or profile_named(profile).seeds)
     return [make_experiment(name, dataset, profile, seed=seed) for name in names for seed in each]
 
 

@@ -59,14 +59,15 @@ class RunStore:
     """All runs below one folder.
 
     Attributes:
-        folder: of the runs; ``""`` means ``runs/`` of the repository.
+        folder: of the runs, as `cstn_lib.support.project.user_path` takes it; where nothing is
+            given, ``runs/`` of the repository.
         data_root: folder or archive of a data set that is read, see `cstn_lib.data.open_split`.
-        device: one of `cstn_lib.training.engine.DEVICES`.
+        device: one of `cstn_lib.training.engine.DEVICES`; None: ``"auto"``.
     """
 
-    folder: str | Path = ""
-    data_root: str | Path = ""
-    device: str = "auto"
+    folder: object = None
+    data_root: object = None
+    device: str | None = None
 
     @property
     def processes(self) -> PartialState:

@@ -5,24 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["figures_folder", "project_folder"]
+from cstn_lib.support.errors import InputError, is_unicode
+
+__all__ = ["figures_folder", "project_folder", "user_path"]
 
 
-def project_folder(name: str, chosen: str | Path | None = None) -> Path:
-    """The folder `name` of the repository, or the one the user chose instead.
+def user_path(given: object) -> Path | None:
+    """The path that a user gave; None where that is empty.
+
+    papermill takes what looks like a number or a word of Python for one: ``-p runs_dir 2012`` gives
+    an integer, ``-p runs_dir None`` None.
+
+    Raises:
+        InputError: it is no UTF-8, which a notebook could not keep.
+    """
+    if given is None or given == "":
+        return None
+    path = Path(str(given)).expanduser()
+    if not is_unicode(str(path)):
+        raise InputError(f"{path}: no UTF-8, expected a path that is; rename it")
+    return path
+
+
+def project_folder(name: str, chosen: object = None) -> Path:
+    """The folder `name` of the repository, or the one the user chose instead (`user_path`).
 
     A package installed without its repository works in the current folder.
     """
-    if chosen:
-        return Path(chosen).expanduser()
+    if (path := user_path(chosen)) is not None:
+        return path
     repository = Path(__file__).resolve().parents[2]
     root = repository if (repository / "pyproject.toml").is_file() else Path.cwd()
     return root / name
 
 
-def figures_folder(
-    profile: str, dataset: str, own: Sequence[str], chosen: str | Path | None = None
-) -> Path:
+def figures_folder(profile: str, dataset: str, own: Sequence[str], chosen: object = None) -> Path:
     """Where a table or figure is written: ``figures/<profile>``, or the folder the user chose.
 
     Made from another data set than its own, it goes to ``figures/<profile>/<dataset>``, beside the
@@ -31,7 +48,8 @@ def figures_folder(
     Args:
         dataset: with commas where there are several; ``""`` means its own.
         own: the data sets that it is about.
+        chosen: of `user_path`.
     """
-    if chosen or dataset in ("", ",".join(own)):
+    if user_path(chosen) is not None or dataset in ("", ",".join(own)):
         return project_folder(f"figures/{profile}", chosen)
     return project_folder(f"figures/{profile}") / dataset.replace(",", "+")

@@ -97,12 +97,13 @@ def make_accelerator(device: str = "auto", precision: str = "float32") -> Accele
     )
 
 
-def resolve_device(device: str) -> str:
-    """``"cpu"`` or ``"cuda"`` for one of `DEVICES`.
+def resolve_device(device: str | None) -> str:
+    """``"cpu"`` or ``"cuda"`` for one of `DEVICES`; None stands for ``"auto"``.
 
     Raises:
         InputError: the device is unknown or absent.
     """
+    device = "auto" if device is None else device
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():

@@ -22,6 +22,7 @@ from cstn_lib.reproduction.experiments import (
     Experiment,
     make_experiment,
     profile_named,
+    seeded_experiments,
 )
 from cstn_lib.support.errors import InputError
 
@@ -63,6 +64,20 @@ def test_profiles_size_the_data(dataset):
     assert smoke.training.epochs < quick.training.epochs
     assert quick == cpu, "quick differs by the number of seeds alone, so its runs are reused"
     assert PROFILES["cpu"].seeds > PROFILES["quick"].seeds == PROFILES["smoke"].seeds == 1
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count"), [(0, 3), (None, 3), ("", 3), (1.0, 1), (2, 2), ("2", 2), ("1.0", 1)]
+)
+def test_seeds_are_a_number_of_any_type(seeds, count):
+    made = seeded_experiments(["cstn", "cam"], "birds-cub", "cpu", seeds=seeds)
+    assert [experiment.seed for experiment in made] == [*range(count)] * 2
+
+
+@pytest.mark.parametrize("seeds", [1.5, -1, "many", True, float("nan"), float("inf"), [1]])
+def test_seeds_that_are_no_number_of_seeds(seeds):
+    said = input_error(lambda: seeded_experiments(["cstn"], "birds-cub", "cpu", seeds=seeds))
+    assert said == f"seeds {seeds}: expected a whole number, 0 or more"
 
 
 def test_seed_changes_nothing_else():

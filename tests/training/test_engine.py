@@ -45,6 +45,7 @@ from cstn_lib.training.engine import (
     lr_scale,
     make_accelerator,
     predict,
+    resolve_device,
     supports_bfloat16,
 )
 
@@ -568,6 +569,11 @@ def test_unknown_device(call):
         call("tpu")
     message = one_line(caught)
     assert "'tpu'" in message and "auto, cpu, cuda" in message
+
+
+def test_no_device_is_auto():
+    """papermill makes None of ``-p device None``."""
+    assert resolve_device(None) == resolve_device("auto")
 
 
 def test_absent_cuda(fit_in, monkeypatch):

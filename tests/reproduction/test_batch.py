@@ -1,0 +1,33 @@
+"""The calls of papermill: whatever the folders are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from cstn_lib.reproduction import batch
+
+
+def test_folders_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """papermill formats its paths, and reads its parameters as YAML."""
+    repository, runs = tmp_path / "code {0} a}b", tmp_path / "runs{1} {profile} a}b \N{CAT FACE} ö"
+    cells = [
+        new_code_cell('runs_dir = ""', metadata={"tags": ["parameters"]}),
+        new_code_cell("print(ascii(runs_dir))"),
+    ]
+    name = batch.NOTEBOOKS[0]
+    (repository / "notebooks").mkdir(parents=True)
+    notebook = new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
+    nbformat.write(notebook, repository / f"notebooks/{name}.ipynb")
+    monkeypatch.setattr(batch, "asked_for", lambda notebooks, parameters: [])
+    monkeypatch.setattr(
+        batch, "project_folder", lambda name, chosen=None: Path(chosen or repository / name)
+    )
+    (output,) = batch.reproduce([name], {"profile": "smoke", "runs_dir": str(runs)})
+    assert output == runs / f"notebooks/smoke/{name}.ipynb"
+    assert {path.name for path in tmp_path.iterdir()} == {repository.name, runs.name}
+    printed = nbformat.read(output, as_version=4).cells[-1].outputs[0].text
+    assert printed.strip() == ascii(str(runs))
