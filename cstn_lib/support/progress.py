@@ -19,7 +19,7 @@ class Progress(tqdm):
     """`tqdm.tqdm` with the same arguments.
 
     At a terminal it disappears at its end. In a notebook it turns into a line of what was done and
-    how long it took, like ``predict birds-cub test: 19 in 00:06``; what takes less than a second
+    how long it took, ``predict birds-cub test: 19 steps in 00:06``. What takes less than a second
     leaves nothing.
     """
 
@@ -30,12 +30,13 @@ class Progress(tqdm):
         self._in_notebook = _in_notebook()
         if self._in_notebook:
             options |= {"file": _Line(), "delay": 1, "mininterval": 0.3}
-        super().__init__(*args, **options, leave=self._in_notebook)
+        super().__init__(*args, **{"unit": "step", **options}, leave=self._in_notebook)
 
     def close(self) -> None:
         if self._in_notebook and not self.disable:
             done = "{n_fmt}" if self.total in (None, self.n) else "{n_fmt} of {total_fmt}"
-            self.bar_format = f"{{desc}}: {done} in {{elapsed}}{{postfix}}"
+            unit = self.unit if self.unit_scale else f" {self.unit}s"
+            self.bar_format = f"{{desc}}: {done}{unit} in {{elapsed}}{{postfix}}"
         super().close()
 
 
