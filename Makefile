@@ -37,15 +37,17 @@ test: setup  ## run the tests, a file on each processor
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lab: setup  ## open JupyterLab on the notebooks
-	$(BIN)/python -m jupyter lab notebooks
+	$(BIN)/python -m jupyter lab --ServerApp.root_dir=. \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	  --LabApp.app_settings_dir=notebooks/settings
 
 notebooks: setup  ## execute the notebooks in place in the cpu profile, as they are committed
-	$(BIN)/python -c "$$EXECUTE_NOTEBOOKS"
+	$(BIN)/python notebooks/publish.py execute
 
 lint: setup  ## check style, formatting and the notebook files
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	@$(BIN)/python -c "$$CHECK_NOTEBOOKS"
+	$(BIN)/python notebooks/publish.py check
 
 clean:  ## remove caches and build products; environment, data and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -69,45 +71,3 @@ $(BIN)/python:
 	done; \
 	echo "no usable Python: expected 3.10 to 3.13 with venv and ensurepip as" \
 	     "$(or $(PYTHON),one of $(CANDIDATES)); name one with make setup PYTHON=..." >&2; exit 1
-
-define CHECK_NOTEBOOKS
-import pathlib, sys, nbformat
-damaged = 0
-for path in sorted(pathlib.Path("notebooks").glob("*.ipynb")):
-    try:
-        nbformat.validate(nbformat.read(path, as_version=nbformat.NO_CONVERT))
-    except Exception as error:
-        damaged += 1
-        print(f"{path}: not a valid notebook: {str(error).splitlines()[0]}", file=sys.stderr)
-sys.exit(damaged > 0)
-endef
-export CHECK_NOTEBOOKS
-
-define EXECUTE_NOTEBOOKS
-import pathlib, sys, nbformat, papermill
-
-def is_progress(output):
-    text = str(output.get("data", {}).get("text/plain", ""))
-    return output.get("name") == "stderr" or "|" in text and "/s]" in text
-
-for path in sorted(pathlib.Path("notebooks").glob(sys.argv[1] if sys.argv[1:] else "*.ipynb")):
-    print(path, flush=True)
-    notebook = papermill.execute_notebook(
-        path, None, {"profile": "cpu"}, kernel_name="python3", progress_bar=False
-    )
-    for name in ("papermill", "widgets"):  # paths and times; widgets live only with a kernel
-        notebook.metadata.pop(name, None)
-    # the readers' own profile stays the one of the parameters cell
-    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for number, cell in enumerate(code, start=1):
-        cell.outputs = [output for output in cell.outputs if not is_progress(output)]
-        for item in (cell, *cell.outputs):
-            if "execution_count" in item:
-                item.execution_count = number
-    for cell in notebook.cells:
-        for name in ("papermill", "execution"):
-            cell.metadata.pop(name, None)
-    nbformat.write(notebook, path)
-endef
-export EXECUTE_NOTEBOOKS

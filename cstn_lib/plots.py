@@ -8,7 +8,9 @@ meet pixels only here.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from html import escape
 from io import BytesIO
 from pathlib import Path
 
@@ -17,12 +19,14 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from IPython.display import Image, display
+from IPython import get_ipython
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from PIL import Image
 from torch import Tensor
 
 from cstn_lib.data import DataConfig, ImageSet, birds_config
@@ -36,7 +40,9 @@ from cstn_lib.support.atomic import atomic_file
 
 __all__ = [
     "BOX_STYLES",
+    "as_html",
     "box_legend",
+    "describe",
     "draw_area_histogram",
     "draw_box",
     "draw_points",
@@ -69,19 +75,95 @@ BOX_STYLES = {
 }
 
 
+_DPI = 80
+"""Of figures as they stand on a page; their files have twice as many pixels, for sharp screens."""
+_LARGEST_PHOTO, _LARGEST_PLOT = 60_000, 120_000
+"""Bytes of a picture, so that a notebook of many stays near a megabyte."""
+
+
 def use_style() -> None:
-    """Set the look of all figures of a notebook; pictures stay small enough to be committed."""
+    """Set the look of all figures of a notebook, and how it displays them: see `as_html`."""
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     plt.rcParams.update(
         {
-            "figure.dpi": 80,
-            "savefig.dpi": 80,
+            "figure.dpi": _DPI,
+            "savefig.dpi": _DPI,
             "figure.constrained_layout.use": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "image.interpolation": "nearest",
         }
     )
+    shell = get_ipython()
+    if shell is None:
+        return
+    plt.switch_backend(plt.get_backend())  # later it would set its own way to display figures
+    formatters = shell.display_formatter.formatters
+    for formatter in formatters.values():
+        formatter.pop(Figure, None)
+    formatters["text/html"].for_type(Figure, as_html)
+    formatters["text/plain"].for_type(Figure, lambda figure, page, _: page.text(describe(figure)))
+
+
+def as_html(figure: Figure, photos: bool = False) -> str:
+    """A figure as an ``<img>`` that is sharp on screens with two pixels a point.
+
+    HTML, because neither JupyterLab nor nbconvert gives the text of `describe` to those who cannot
+    see a picture that comes as ``image/png``.
+
+    Args:
+        photos: JPEG, a quarter of the size where a figure is full of images; otherwise PNG.
+    """
+    data, width = _jpeg(figure) if photos else _png(figure)
+    kind = "jpeg" if photos else "png"
+    source = f"data:image/{kind};base64,{b64encode(data).decode()}"
+    return f'<img alt="{escape(describe(figure))}" width="{width}" src="{source}">'
+
+
+def _jpeg(figure: Figure, largest: int = _LARGEST_PHOTO) -> tuple[bytes, int]:
+    """Of the highest quality in steps of 5, up to 85, that keeps it small; and its width shown."""
+    image = _drawn(figure, 2 * _DPI)
+    for quality in range(85, 20, -5):
+        stream = BytesIO()
+        image.save(stream, "jpeg", quality=quality, optimize=True)
+        if stream.tell() < largest:
+            break
+    return stream.getvalue(), image.width // 2
+
+
+def _png(figure: Figure) -> tuple[bytes, int]:
+    """In 256 colours, more than plots have, and with fewer pixels where it would be large."""
+    for scale in (2, 1.5, 1):
+        image, stream = _drawn(figure, scale * _DPI), BytesIO()
+        image.quantize(dither=Image.Dither.NONE).save(stream, "png", optimize=True)
+        if stream.tell() < _LARGEST_PLOT:
+            break
+    return stream.getvalue(), round(image.width / scale)
+
+
+def _drawn(figure: Figure, dpi: float) -> Image.Image:
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight")
+    return Image.open(stream).convert("RGB")
+
+
+def describe(figure: Figure) -> str:
+    """A figure in words: its panels by their titles and axes, and its legend."""
+    said, seen = [], [ax for ax in figure.axes if ax.axison]
+    for ax in seen:
+        axes = [text for text in (ax.get_ylabel(), ax.get_xlabel()) if text]
+        if ax.get_label() == "<colorbar>":
+            said.append(f"colour: {axes[0]}" if axes else "a colour bar")
+            continue
+        kind = "picture" if ax.images and not len(ax.get_xticks()) else "plot"
+        title, of = ax.get_title(), " against ".join(axes)
+        said.append(": ".join(text for text in (kind, title, of) if text))
+    legends = [*figure.legends, *(ax.get_legend() for ax in seen)]
+    named = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+    if named:
+        said.append("legend: " + ", ".join(dict.fromkeys(named)))
+    counted = (f"{said.count(one)} × {one}" if said.count(one) > 1 else one for one in said)
+    return " ".join("; ".join(dict.fromkeys(counted)).split())
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
@@ -262,11 +344,10 @@ def draw_theta(
 
 
 def show_photos(figure: Figure) -> None:
-    """Display a figure full of images as JPEG, a quarter of the size of a PNG, and close it."""
-    stream = BytesIO()
-    figure.savefig(stream, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 80})
+    """Display a figure full of images as JPEG, and close it."""
+    bundle = {"text/html": as_html(figure, photos=True), "text/plain": describe(figure)}
     plt.close(figure)
-    display(Image(stream.getvalue(), format="jpeg"))
+    display(bundle, raw=True)
 
 
 def plot_methods(
@@ -497,17 +578,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
 
 
 def save_photos(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure full of images as ``name.jpg``, display that file, and close the figure.
-
-    The JPEG's quality is the highest in steps of 10, up to 85, that keeps it below 150 KB.
-    """
-    for quality in range(85, 20, -10):
-        stream = BytesIO()
-        options = {"quality": quality, "optimize": True}
-        figure.savefig(stream, format="jpeg", dpi=160, bbox_inches="tight", pil_kwargs=options)
-        if len(stream.getvalue()) < 150_000:
-            break
-    plt.close(figure)
+    """Write a figure full of images as ``name.jpg`` of less than 150 KB, display and close it."""
     with atomic_file(folder / f"{name}.jpg") as temporary:
-        temporary.write_bytes(stream.getvalue())
-    display(Image(stream.getvalue(), format="jpeg"))
+        temporary.write_bytes(_jpeg(figure, largest=150_000)[0])
+    show_photos(figure)

@@ -153,6 +153,18 @@ def test_make_help_lists_the_targets_and_reproduce_passes_the_profile() -> None:
     assert ".venv/bin/cstn reproduce --profile smoke\n" in make("-n", "reproduce", "PROFILE=smoke")
 
 
+def test_make_lab_opens_the_first_notebook_in_the_repository() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    options = dict(re.findall(r"--(\S+)=(\S+)", makefile[makefile.index("\nlab:") :]))
+    assert options["ServerApp.root_dir"] == "."
+    first = options["LabApp.default_url"].removeprefix("/lab/tree/")
+    assert (ROOT / first).is_file()
+    # without it, sliders of a saved notebook are an error message when it is opened again
+    settings = ROOT / options["LabApp.app_settings_dir"] / "overrides.json"
+    widgets = json.loads(settings.read_text(encoding="utf-8"))
+    assert widgets["@jupyter-widgets/jupyterlab-manager:plugin"] == {"saveState": True}
+
+
 def test_ci_ends_in_the_test_command_of_the_readme() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cstn_lib import plots
@@ -164,3 +169,59 @@ def test_claims_at_a_glance(tmp_path):
     plots.save_figure(figure, tmp_path, "claims")
     assert {path.name for path in tmp_path.iterdir()} == {"claims.svg", "claims.png"}
     plt.close(figure)
+
+
+def photos_and_plot() -> Figure:
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(6, 2))
+    plots.show_image(left, np.zeros((8, 8, 3), np.uint8), "what is told:\nthe class")
+    plots.draw_box(left, (0.2, 0.2, 0.8, 0.8), "truth")
+    middle.axis("off")
+    right.plot([0, 1], [1, 0], label="a <line>")
+    right.set(xlabel="epoch", ylabel="loss", title="training")
+    right.legend()
+    plots.box_legend(figure, ("truth",))
+    return figure
+
+
+def test_a_figure_in_words():
+    assert plots.describe(photos_and_plot()) == (
+        "picture: what is told: the class; plot: training: loss against epoch; "
+        "legend: ground truth, a <line>"
+    )
+    figure, axes = plt.subplots(1, 4)
+    for ax in axes[:3]:
+        plots.show_image(ax, np.zeros((8, 8, 3), np.uint8))
+    figure.colorbar(axes[0].images[0], ax=axes[3], label="score")
+    axes[3].set(xlabel="x")
+    assert plots.describe(figure) == "3 × picture; plot: x; colour: score"
+
+
+@pytest.mark.parametrize("photos", [False, True])
+def test_a_displayed_figure_is_sharp_and_has_a_text(photos):
+    figure = photos_and_plot()
+    text = plots.as_html(figure, photos)
+    alt, width, kind, data = re.fullmatch(
+        r'<img alt="([^"]+)" width="(\d+)" src="data:image/(\w+);base64,([^"]+)">', text
+    ).groups()
+    assert unescape(alt) == plots.describe(figure)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.format == kind.upper() == ("JPEG" if photos else "PNG")
+        assert image.width == pytest.approx(2 * int(width), abs=1)
+
+
+def test_a_plot_of_much_detail_stays_small():
+    figure, ax = plt.subplots(figsize=(10, 5))
+    random = np.random.default_rng(0)
+    ax.scatter(*random.random((2, 20_000)), c=random.random(20_000), cmap="hsv", s=20)
+    assert len(plots.as_html(figure)) < 150_000 * 4 / 3
+
+
+def test_figures_of_a_notebook_are_displayed_so(monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr(plots, "get_ipython", lambda: shell)
+    with plt.rc_context():
+        plots.use_style()
+        bundle, _ = shell.display_formatter.format(figure := photos_and_plot())
+    assert bundle.keys() == {"text/html", "text/plain"}
+    assert bundle["text/html"].startswith("<img alt=")
+    assert bundle["text/plain"] == plots.describe(figure)

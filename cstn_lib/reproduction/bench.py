@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torchvision.ops import deform_conv2d
-from tqdm.auto import tqdm
 
 from cstn_lib.config import PAPER_LEVELS, ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
@@ -39,6 +38,7 @@ from cstn_lib.geometry import Window, identity_theta, sampling_points
 from cstn_lib.models import build_model
 from cstn_lib.pyramid import CSTNLocalizer
 from cstn_lib.reproduction.experiments import make_experiment
+from cstn_lib.support.progress import Progress
 from cstn_lib.training.engine import make_accelerator, supports_bfloat16
 
 __all__ = [
@@ -117,7 +117,7 @@ def run_benchmarks(
         seconds: about how long each row's rounds take; three rounds at least.
     """
     systems = system_cases(device) if systems is None else systems
-    with tqdm(total=len(layers) + len(systems), desc="bench", leave=False) as bar:
+    with Progress(total=len(layers) + len(systems), desc="bench") as bar:
         layer, system = [], []
         for case in layers:
             layer.append(measure_layer(case, device, seconds))

@@ -29,7 +29,12 @@ from cstn_lib.reproduction.paper import (
 )
 from cstn_lib.reproduction.results import RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run, RunStore
-from cstn_lib.reproduction.tables import markdown_table, runs_of, save_table_files
+from cstn_lib.reproduction.tables import (
+    markdown_table,
+    runs_of,
+    save_table_files,
+    with_intervals,
+)
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import project_folder
@@ -253,15 +258,11 @@ def narrow_table(result: str, figures: Path) -> str:
         result: the name of a table in `RESULTS`.
         figures: the folder of its CSV.
     """
-    table = pd.read_csv(figures / f"{result.replace('-', '_')}.csv", index_col=0)
+    table = with_intervals(pd.read_csv(figures / f"{result.replace('-', '_')}.csv", index_col=0))
     seeds = sorted(set(table["seeds"]))
     cells: list[pd.Series] = []
     for column in RESULTS[result].columns:
-        ours = table[column].map(_number)
-        if f"{column} ±" in table:
-            reach = table[f"{column} ±"].map(_number)
-            ours = ours + reach.map(lambda text: f" ± {text}" if text else "")
-        cells.append(ours.rename(column))
+        cells.append(table[column].map(_number))
         paper = table.get(f"paper: {column}")
         if paper is not None and paper.notna().any():
             cells.append(paper.map(_number).rename("paper"))
@@ -271,7 +272,9 @@ def narrow_table(result: str, figures: Path) -> str:
     return f"{markdown_table(body)}\n{said}"
 
 
-def _number(value: float) -> str:
+def _number(value: float | str) -> str:
+    if isinstance(value, str):  # with its interval
+        return value.replace("\N{NO-BREAK SPACE}", " ")
     return "" if value != value else f"{value:.2f}"
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line
 from cstn_lib.support.machine import provenance
+from cstn_lib.support.progress import message_stream
 from cstn_lib.support.project import project_folder
 from cstn_lib.training.distributed import processes
 from cstn_lib.training.engine import fit, predict, resolve_device
@@ -197,7 +197,8 @@ class Run:
         waited = 0
         while not _of_first(processes, lambda: _try(lock)):
             if not waited and processes.is_main_process:
-                print(f"{self.title}: another process has it, waiting", file=sys.stderr, flush=True)
+                said = f"{self.title}: another process has it, waiting"
+                print(said, file=message_stream(), flush=True)
             waited += 1
             time.sleep(min(0.1 * waited, 2))
         try:

@@ -2,7 +2,7 @@
 
 Every mistake that comes from outside (a file, a name, a value) is raised as `InputError` with a
 message of one line that names the culprit and says what was expected. The command line prints that
-line and exits with status 2; inside a notebook it is an ordinary exception.
+line and exits with status 2; a notebook shows it in place of a traceback.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(_shown(message))
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows: where in the library it was noticed helps nobody."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:

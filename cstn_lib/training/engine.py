@@ -29,7 +29,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2.functional import horizontal_flip
-from tqdm.auto import tqdm
 
 from cstn_lib.config import TrainingConfig
 from cstn_lib.data.images import ImageSet
@@ -38,6 +37,7 @@ from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import describe, judge, to_table
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.support.progress import Progress
 from cstn_lib.training.distributed import BatchParts, shared_batch_norm
 
 __all__ = [
@@ -179,11 +179,10 @@ def fit(
         _own_random_numbers(accelerator),
         shared_batch_norm(model, parts),
         _prepared(accelerator, model) as network,
-        tqdm(
+        Progress(
             total=total,
             initial=done,
             desc=title,
-            leave=False,
             disable=not accelerator.is_main_process,
         ) as bar,
     ):
@@ -264,7 +263,7 @@ def _predict(
     network.eval()
     parts: list[dict[str, np.ndarray]] = []
     start = 0
-    bar = tqdm(loader, f"predict {data.name} {data.split}", leave=False, disable=watching)
+    bar = Progress(loader, f"predict {data.name} {data.split}", disable=watching)
     for images, labels in bar:
         with torch.inference_mode():
             columns = describe(network(images), labels)

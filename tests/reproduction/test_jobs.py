@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 from filelock import FileLock
 
 from cstn_lib.reproduction import jobs
+from cstn_lib.reproduction.batch import _error_of
 from cstn_lib.reproduction.experiments import make_experiment
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
 from cstn_lib.reproduction.runs import RunStore
@@ -175,3 +177,26 @@ def test_trainings_are_stopped_and_continue(tmp_path: Path):
     run = RunStore(tmp_path / "runs", device="cpu").run(experiment)
     assert run.folder == kept[0]
     assert run.history["epoch"].tolist() == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("InputError", "letters.zip: no zip\nmore", "letters.zip: no zip"),
+        ("ZeroDivisionError", "division by zero", "ZeroDivisionError: division by zero"),
+        ("KeyError", "", "KeyError: KeyError"),
+    ],
+)
+def test_a_failed_notebook_tells_its_cell_and_why_in_one_line(
+    tmp_path: Path, kind, value, said
+):
+    error = nbformat.v4.new_output("error", ename=kind, evalue=value, traceback=["a", "b"])
+    cell = nbformat.v4.new_code_cell("1 / 0", execution_count=3, outputs=[error])
+    path, log = tmp_path / "executed.ipynb", tmp_path / "log"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    assert _error_of(path, log) == f"cell 3: {said} (the executed notebook is {path})"
+
+    log.write_text("first\nno kernel named python3\n", encoding="utf-8")
+    for content in ("", "{}"):  # papermill did not come so far
+        path.write_text(content, encoding="utf-8")
+        assert _error_of(path, log) == "no kernel named python3"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from torchvision.ops import box_iou
 
 from cstn_lib.evaluation.predictions import array
@@ -27,6 +30,8 @@ from cstn_lib.reproduction.tables import (
     table_1,
     table_2,
     table_3,
+    table_html,
+    use_table_style,
 )
 from cstn_lib.support.errors import InputError
 
@@ -379,3 +384,54 @@ def test_experiments_of_what_is_unknown():
     for dataset, said in (("none", "'none'"), ("birds-cub,birds-ilsvrc", "one data set")):
         with pytest.raises(InputError, match=said):
             experiments_of("table-4", "smoke", dataset=dataset)
+
+
+def shown(table: pd.DataFrame) -> list[list[str]]:
+    """Rows of the text of `table_html`, with its header; ``<`` marks what stands to the left."""
+    html = table_html(table).replace('<div style="text-align: left">', "&lt;").replace("</div>", "")
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", html, re.DOTALL)
+    return [[unescape(cell) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", r)] for r in rows]
+
+
+def test_a_displayed_table_has_intervals_in_its_cells_and_prose_to_the_left():
+    table = pd.DataFrame(
+        {
+            "seeds": [3, 1],
+            "Top-1 Loc": [68.75, 55.0],
+            "Top-1 Loc ±": [0.75, np.nan],
+            "threshold": [33.3, np.nan],
+            "why": ["a <b> & c", "it rescues 4 %"],
+        },
+        index=pd.Index(["CAM", "square"], name="method"),
+    )
+    assert shown(table) == [
+        ["<method", "seeds", "Top-1 Loc", "threshold", "<why"],
+        ["<CAM", "3", "68.75\u00a0±\u00a00.75", "33.3", "<a <b> & c"],
+        ["<square", "1", "55.00", "–", "<it rescues 4 %"],
+    ]
+    turned = shown(table.T)
+    assert turned[0] == ["<method", "CAM", "square"]
+    assert turned[2] == ["<Top-1 Loc", "68.75\u00a0±\u00a00.75", "55.00"]
+    assert len(turned) == 5
+    assert "nan" not in table_html(table).lower()
+
+
+def test_numbers_of_a_displayed_column_have_the_same_decimals():
+    table = pd.DataFrame({"a": [1.0, 0.25], "b": [0.0, 1e-5], "c": [-2.5, None]})
+    assert [row[1:] for row in shown(table)[1:]] == [["1.00", "0", "-2.5"], ["0.25", "1e-05", "–"]]
+
+
+def test_a_displayed_table_of_two_indices_keeps_their_names():
+    table = pd.DataFrame({("a", "x"): {"n": 1}, ("a", "y"): {"n": 2}}).T
+    rows = shown(table.rename_axis(["data set", "objects"]))
+    assert rows[1][:2] == ["<data set", "<objects"]
+    assert rows[2] == ["<a", "<x", "1"]
+
+
+def test_data_frames_of_a_notebook_are_displayed_so(monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    use_table_style()
+    table = pd.DataFrame({"a": [np.nan]})
+    bundle, _ = shell.display_formatter.format(table)
+    assert bundle["text/html"] == table_html(table)

@@ -25,7 +25,6 @@ from math import erf
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from cstn_lib.data.birds.drawing import (
     MARKS,
@@ -39,6 +38,7 @@ from cstn_lib.data.birds.drawing import (
 )
 from cstn_lib.data.images import ImageSet, open_image_set, write_image_set
 from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.support.progress import Progress
 
 __all__ = [
     "DRAWING_VERSION",
@@ -204,7 +204,7 @@ def _draw_batches(config: BirdsConfig, split: str) -> Iterator[np.ndarray]:
     count = getattr(config, split)
     size = config.image_size
     workers = min(os.cpu_count() or 1, count // _WORTH_A_WORKER, _MOST_WORKERS)
-    bar = tqdm(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image", leave=False)
+    bar = Progress(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image")
     with ExitStack() as stack:
         stack.enter_context(bar)
         processes = []

@@ -26,11 +26,11 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
-from tqdm.auto import tqdm
 
 from cstn_lib.data.photos.faults import Faults
 from cstn_lib.data.photos.sources import FolderSource, Source
 from cstn_lib.support.errors import InputError, first_line
+from cstn_lib.support.progress import Progress
 
 __all__ = [
     "PhotoArray",
@@ -231,7 +231,7 @@ def in_parallel(
     """
     loader = get_worker_info()
     pool = _pool(os.getpid(), max(1, processors() // (loader.num_workers if loader else 1)))
-    with tqdm(total=len(items), desc=title, unit="image", leave=False, disable=not title) as bar:
+    with Progress(total=len(items), desc=title, unit="image", disable=not title) as bar:
         for start in range(0, len(items), _AHEAD):
             # no further ahead, or a million photos would wait in memory for their turn
             for result in pool.map(work, items[start : start + _AHEAD]):

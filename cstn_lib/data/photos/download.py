@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from torchvision.datasets.utils import check_integrity
-from tqdm.auto import tqdm
 
 from cstn_lib.data.photos.file_names import inner_path, is_safe
 from cstn_lib.support.atomic import atomic_directory
 from cstn_lib.support.disk import alone_in, writing
 from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.support.progress import Progress
 
 __all__ = ["ARCHIVES", "Archive", "download", "unpack"]
 
@@ -116,7 +116,7 @@ def _fetch(archive: Archive, path: Path) -> None:
                 f"{part}: {free / 1e9:.1f} GB free, expected {(size - start) / 1e9:.1f} GB; free "
                 "some space and start again"
             )
-        with tqdm(total=size, initial=start, desc=path.name, unit="B", unit_scale=True) as bar:
+        with Progress(total=size, initial=start, desc=path.name, unit="B", unit_scale=True) as bar:
             for chunk in received:
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -172,7 +172,7 @@ def unpack(path: Path, folder: Path) -> None:
             writing(folder),
             atomic_directory(folder) as temporary,
             tarfile.open(path) as archive,
-            tqdm(desc=f"unpacking {path.name}", unit="file") as bar,
+            Progress(desc=f"unpacking {path.name}", unit="file") as bar,
         ):
             for member in archive:
                 _check_member(path, member)
