@@ -21,6 +21,7 @@ from PIL import Image
 
 from cstn_lib import plots
 from cstn_lib.evaluation.metrics import AreaHistogram, Interval
+from cstn_lib.reproduction import charts
 from cstn_lib.reproduction.areas import WITH, WITHOUT
 from cstn_lib.reproduction.claims import (
     CLAIMS,
@@ -53,7 +54,7 @@ def bars(ax: Axes) -> dict[str, list]:
 
 
 def test_bars_are_as_high_as_the_counts(ax: Axes):
-    plots.draw_area_histogram(ax, HISTOGRAM, "a title")
+    charts.draw_area_histogram(ax, HISTOGRAM, "a title")
     drawn = bars(ax)
     assert list(drawn) == ["images", f"localized {WITHOUT}", f"localized {WITH}"]
     for counts, group in zip(
@@ -66,7 +67,7 @@ def test_bars_are_as_high_as_the_counts(ax: Axes):
 
 
 def test_bars_stand_in_their_bins(ax: Axes):
-    plots.draw_area_histogram(ax, HISTOGRAM)
+    charts.draw_area_histogram(ax, HISTOGRAM)
     images, *localized = bars(ax).values()
     for at, bar in enumerate(images):
         ends = bar.get_x(), bar.get_x() + bar.get_width()
@@ -78,7 +79,7 @@ def test_bars_stand_in_their_bins(ax: Axes):
 
 
 def test_colours_mean_what_they_mean_in_the_paper_and_hatches_tell_them_in_grey(ax: Axes):
-    plots.draw_area_histogram(ax, HISTOGRAM)
+    charts.draw_area_histogram(ax, HISTOGRAM)
     images, before, after = (group[0] for group in bars(ax).values())
     of_boxes = {kind: style["edgecolor"] for kind, style in plots.BOX_STYLES.items()}
     assert to_hex(images.get_edgecolor()).upper() == of_boxes["truth"]
@@ -88,7 +89,7 @@ def test_colours_mean_what_they_mean_in_the_paper_and_hatches_tell_them_in_grey(
 
 
 def test_green_bars_alone(ax: Axes):
-    plots.draw_area_histogram(ax, AreaHistogram(HISTOGRAM.edges, HISTOGRAM.images, {}))
+    charts.draw_area_histogram(ax, AreaHistogram(HISTOGRAM.edges, HISTOGRAM.images, {}))
     assert list(bars(ax)) == ["images"]
 
 
@@ -96,7 +97,7 @@ def test_rates_have_their_intervals(ax: Axes):
     rates = pd.DataFrame(
         {"area": [0.1, 0.5], "rate": [0.2, 1.0], "low": [0.1, 0.8], "high": [0.4, 1]}
     )
-    plots.draw_rates(ax, rates, "found", "o")
+    charts.draw_rates(ax, rates, "found", "o")
     (group,) = ax.containers
     assert group.get_label() == "found"
     line, _, (reach,) = group
@@ -110,7 +111,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path):
         with plt.rc_context():
             plots.use_style()
             figure, ax = plt.subplots()
-            plots.draw_area_histogram(ax, HISTOGRAM)
+            charts.draw_area_histogram(ax, HISTOGRAM)
             figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center")
             plots.save_figure(figure, tmp_path / folder, "figure_6")
             plt.close(figure)
@@ -152,7 +153,7 @@ def test_claims_at_a_glance(tmp_path):
         "alpha": Finding((), NOT_TESTED, "why"),
     }
     verdicts = [Verdict(name, CLAIMS[name], "data", found) for name, found in findings.items()]
-    figure = plots.plot_claims(verdicts)
+    figure = charts.plot_claims(verdicts)
     (ax,) = figure.axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == [f"{CLAIMS[name].text} (data)" for name in findings]

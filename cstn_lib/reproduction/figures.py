@@ -58,13 +58,15 @@ def save_figure_files(name: str, runs: Sequence[Run], folder: Path) -> Figure:
         name: ``"figure-6"`` or ``"figure-8"``; its files are called ``figure_6`` or ``figure_8``.
         runs: those that it needs (`cstn_lib.reproduction.results.experiments_of`), finished.
     """
-    from cstn_lib import plots  # slow to import, and commands that draw nothing do without
+    # slow to import, and commands that draw nothing do without
+    from cstn_lib import plots
+    from cstn_lib.reproduction import charts
 
     panels = {"figure-6": figure_6, "figure-8": figure_8}[name](runs)
     is_cub = STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
     stem = name.replace("-", "_")
     plots.use_style()
-    figure = plots.plot_area_panels(panels, FIGURE_6 if is_cub and name == "figure-6" else {})
+    figure = charts.plot_area_panels(panels, FIGURE_6 if is_cub and name == "figure-6" else {})
     plots.save_figure(figure, folder, stem)
     with atomic_file(folder / f"{stem}.csv") as temporary:
         counts_table(panels).to_csv(temporary)
@@ -74,9 +76,10 @@ def save_figure_files(name: str, runs: Sequence[Run], folder: Path) -> Figure:
 def save_claims_files(verdicts: Sequence[Verdict], folder: Path) -> Figure:
     """Write the verdicts as ``claims.csv`` and ``.md``, their picture as ``.svg`` and ``.png``."""
     from cstn_lib import plots  # as above
+    from cstn_lib.reproduction import charts
 
     save_table_files(claims_table(verdicts), folder, "claims")
     plots.use_style()
-    figure = plots.plot_claims(verdicts)
+    figure = charts.plot_claims(verdicts)
     plots.save_figure(figure, folder, "claims")
     return figure

@@ -187,9 +187,7 @@ def test_trainings_are_stopped_and_continue(tmp_path: Path):
         ("KeyError", "", "KeyError: KeyError"),
     ],
 )
-def test_a_failed_notebook_tells_its_cell_and_why_in_one_line(
-    tmp_path: Path, kind, value, said
-):
+def test_a_failed_notebook_tells_its_cell_and_why_in_one_line(tmp_path: Path, kind, value, said):
     error = nbformat.v4.new_output("error", ename=kind, evalue=value, traceback=["a", "b"])
     cell = nbformat.v4.new_code_cell("1 / 0", execution_count=3, outputs=[error])
     path, log = tmp_path / "executed.ipynb", tmp_path / "log"

@@ -22,12 +22,12 @@ import torchvision
 from matplotlib.figure import Figure
 from miniatures import make_cub, make_ilsvrc
 
-from cstn_lib import cli, plots
+from cstn_lib import cli
 from cstn_lib.config import PAPER_LEVELS
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.losses import authors_weight
-from cstn_lib.reproduction import areas
+from cstn_lib.reproduction import areas, charts
 from cstn_lib.reproduction import tables as report
 from cstn_lib.reproduction.batch import needed_experiments
 from cstn_lib.reproduction.experiments import (
@@ -219,7 +219,7 @@ def test_figures_6_and_8(on_cub, on_ilsvrc):
         assert histogram.images.sum() == sizes[name]
         found = 100 * histogram.localized[areas.WITH].sum() / sizes[name]
         assert found == pytest.approx(100 * evaluate(run.predictions())["top1_loc"])
-        plots.draw_area_histogram(Figure().subplots(), histogram, name)
+        charts.draw_area_histogram(Figure().subplots(), histogram, name)
 
 
 def test_the_plan_knows_what_is_finished(on_cub, store, cub):
