@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -427,78 +424,6 @@ def test_an_interrupted_drawing_leaves_nothing(
     assert everything_below(tmp_path) == []
     monkeypatch.undo()
     assert len(open_birds(SMALL, "train", tmp_path)) == 210
-
-
-# Worker processes
-
-
-@pytest.fixture
-def two_workers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
-    """Let small splits take two workers too; the list fills with them."""
-    started = []
-
-    def start(*args: object) -> subprocess.Popen:
-        started.append(start_worker(*args))
-        return started[-1]
-
-    start_worker = birds._start_worker
-    monkeypatch.setattr(birds, "_start_worker", start)
-    monkeypatch.setattr(birds, "_WORTH_A_WORKER", 100)
-    monkeypatch.setattr(birds.os, "cpu_count", lambda: 2)
-    return started
-
-
-@pytest.mark.parametrize("program", ["raise SystemExit(3)", "print('half a batch')"])
-def test_dead_workers_are_replaced(
-    program: str,
-    tmp_path: Path,
-    two_workers: list[subprocess.Popen],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(birds, "_WORKER", program)
-    images = open_birds(SMALL, "train", tmp_path).images
-    np.testing.assert_array_equal(images, drawn_one_by_one(SMALL, "train", 210))
-    assert len(two_workers) == 2
-
-
-def test_an_interrupted_drawing_ends_its_workers(
-    tmp_path: Path, two_workers: list[subprocess.Popen], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    # the first worker dies at once, so that its batch is drawn here; the second never ends
-    monkeypatch.setattr(birds, "_WORKER", "import sys, time; time.sleep(600 * int(sys.argv[3]))")
-    monkeypatch.setattr(birds, "_draw_span", interrupt)
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        open_birds(SMALL, "train", tmp_path)
-    assert time.monotonic() - start < 60
-    assert len(two_workers) == 2
-    assert all(worker.poll() is not None for worker in two_workers)
-    assert everything_below(tmp_path) == []
-
-
-def test_a_plain_script_can_draw(tmp_path: Path) -> None:
-    """Without ``if __name__ == "__main__"``, and from a folder other than the project's."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(birds.__file__).parents[3])!r})\n"
-        "from cstn_lib.data.birds import dataset as birds\n"
-        "birds._WORTH_A_WORKER, birds.os.cpu_count = 50, lambda: 2\n"
-        "birds._draw_span = None  # the workers draw, not this process\n"
-        "config = birds.BirdsConfig(test=150, image_size=16)\n"
-        "print(len(birds.open_birds(config, 'test', Path('drawn'))))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "150\n"
-    drawn = open_birds(BirdsConfig(test=150, image_size=16), "test", tmp_path / "drawn")
-    np.testing.assert_array_equal(drawn.images, drawn_one_by_one(SMALL, "test", 150))
 
 
 # What a user can get wrong

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
-from itertools import cycle, product
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import product
 from math import erf
 from pathlib import Path
 
@@ -140,8 +137,8 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
     """Open a split, drawing it first where it is not there yet.
 
     It lies in ``data_dir/birds-<boxes>/<split>-<hash>``; the hash covers what the split depends on
-    and the version of the drawing. Drawing shows its progress; a large split takes several
-    processors, and an interrupted one leaves nothing behind.
+    and the version of the drawing. Drawing shows its progress; an interrupted one leaves nothing
+    behind.
 
     Returns:
         Images (N, image_size, image_size, 3) uint8 with labels and boxes; image i is
@@ -189,66 +186,16 @@ def birds_fingerprint(config: BirdsConfig, split: str) -> str:
 
 
 _BATCH = 100
-_WORTH_A_WORKER = 1000  # images; starting one takes as long as drawing several hundred
-_MOST_WORKERS = 8
-_WORKER = "import sys; from cstn_lib.data.birds.dataset import _work; _work(*sys.argv[1:])"
 
 
 def _draw_batches(config: BirdsConfig, split: str) -> Iterator[np.ndarray]:
-    """The images of a split in order, (b, H, W, 3) uint8 at a time.
-
-    The workers are plain child processes that write pixels to their standard output, each drawing
-    every n-th batch. Those of `multiprocessing` would import the caller's main module again, and
-    break in a script without ``if __name__ == "__main__"``.
-    """
+    """The images of a split in order, (b, H, W, 3) uint8 at a time."""
     count = getattr(config, split)
-    size = config.image_size
-    workers = min(os.cpu_count() or 1, count // _WORTH_A_WORKER, _MOST_WORKERS)
-    bar = Progress(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image")
-    with ExitStack() as stack:
-        stack.enter_context(bar)
-        processes = []
-        for first in range(workers if workers > 1 else 0):
-            process = _start_worker(config, split, first, workers)
-            stack.enter_context(process)
-            stack.callback(process.kill)  # before the wait that leaving the process's context is
-            processes.append(process)
-        for span, process in zip(_spans(count), cycle(processes or [None]), strict=False):
-            wanted = len(span) * size * size * 3
-            pixels = process.stdout.read(wanted) if process else b""
-            if len(pixels) == wanted:
-                yield np.frombuffer(pixels, np.uint8).reshape(len(span), size, size, 3)
-            else:  # no worker, or one that died: whatever it died of shows here
-                yield _draw_span(config, split, span)
+    with Progress(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image") as bar:
+        for start in range(0, count, _BATCH):
+            span = range(start, min(start + _BATCH, count))
+            yield np.stack([draw_bird_image(config, split, index)[0] for index in span])
             bar.update(len(span))
-
-
-def _spans(count: int) -> list[range]:
-    return [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-
-
-def _draw_span(config: BirdsConfig, split: str, span: range) -> np.ndarray:
-    return np.stack([draw_bird_image(config, split, index)[0] for index in span])
-
-
-def _start_worker(config: BirdsConfig, split: str, first: int, step: int) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", _WORKER, json.dumps(asdict(config)), split, str(first), str(step)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        # it finds the modules that this process finds
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        # Ctrl-C reaches this process alone, which then ends its workers
-        start_new_session=True,
-    )
-
-
-def _work(config: str, split: str, first: str, step: str) -> None:
-    """What a worker does: the batches first, first + step, ..., as bytes to standard output."""
-    birds = BirdsConfig(**json.loads(config))
-    for span in _spans(getattr(birds, split))[int(first) :: int(step)]:
-        sys.stdout.buffer.write(_draw_span(birds, split, span))
-        sys.stdout.buffer.flush()
 
 
 # ---------------------------------------------------------------------------------------------
