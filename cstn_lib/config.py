@@ -15,14 +15,14 @@ class LevelConfig:
 
     Attributes:
         name: ``"4"`` or ``"5"``.
-        kernel_size, dilation, stride: of its `ConvSTN2d`; the paper's are 13 and 7, undilated, at
-            every valid location.
+        kernel_size, stride, dilation: of its `ConvSTN2d`, in its order; the paper's are 13 and 7,
+            undilated, at every valid location.
     """
 
     name: str
     kernel_size: int
-    dilation: int = 1
     stride: int = 1
+    dilation: int = 1
 
     @property
     def window(self) -> Window:

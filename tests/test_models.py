@@ -28,7 +28,7 @@ from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
 from cstn_lib.pyramid import CSTNLocalizer, PyramidLocalizer
 from cstn_lib.support.errors import InputError
 
-LEVELS = (LevelConfig("4", 5, 2), LevelConfig("5", 7))
+LEVELS = (LevelConfig("4", 5, dilation=2), LevelConfig("5", 7))
 SMALL = ModelConfig(
     num_classes=6,
     weights="none",
@@ -62,6 +62,10 @@ def input_error(config: ModelConfig) -> str:
 
 
 # The network
+
+
+def test_a_levels_window_takes_its_arguments_in_the_order_of_a_convolution():
+    assert LevelConfig("4", 5, 3, 2).window == Window(5, 3, 0, 2)
 
 
 @pytest.mark.parametrize(

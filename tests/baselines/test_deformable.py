@@ -18,7 +18,7 @@ from cstn_lib.geometry import Window, default_boxes
 CONFIG = ModelConfig(
     num_classes=3,
     weights="none",
-    levels=(LevelConfig("4", 3, 2), LevelConfig("5", 3)),
+    levels=(LevelConfig("4", 3, dilation=2), LevelConfig("5", 3)),
     channels=8,
 )
 
