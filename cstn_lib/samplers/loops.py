@@ -15,11 +15,15 @@ thread to itself never starts them.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import numba
 import numpy as np
 from numba import prange
+
+from cstn_lib.support.errors import first_line
 
 __all__ = ["sample", "spread"]
 
@@ -28,18 +32,47 @@ FAST_MATH = {"contract", "reassoc", "nsz"}
 OPTIONS = {"fastmath": FAST_MATH, "error_model": "numpy"}
 RIGHT = np.uint64(1)  # an unsigned index is never checked for being negative
 
-
 _running = threading.Lock()  # not every pool of numba's threads takes work from two of Python's
 
 
-def _compiled(**options: bool) -> Callable[[Callable], Callable]:
-    def compiled(loops: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, **OPTIONS, **options)(loops)
-        except RuntimeError:  # no folder may be written: compiled once a process
-            return numba.njit(**OPTIONS, **options)(loops)
+def _compiled(loops: Callable) -> Callable:
+    """For other loops to call."""
+    return numba.njit(**OPTIONS)(loops)
 
-    return compiled
+
+def _kept(loops: Callable, **options: bool) -> Callable:
+    """For Python to call: compiled once a machine, or once a process without numba's cache."""
+    try:
+        compiled = numba.njit(cache=True, **OPTIONS, **options)(loops)
+    except RuntimeError:  # no folder may be written
+        return numba.njit(**OPTIONS, **options)(loops)
+
+    def run(*arguments: object) -> None:
+        nonlocal compiled
+        try:
+            compiled(*arguments)
+        except Exception as error:  # an emptied file, a full disk: numba passes on what comes
+            folder = compiled.stats.cache_path
+            compiled = numba.njit(**OPTIONS, **options)(loops)
+            compiled(*arguments)
+            warnings.warn(
+                f"numba's cache in {folder} cannot be used ({type(error).__name__}: {error}); "
+                "compiled for this process alone",
+                stacklevel=2,
+            )
+
+    return run
+
+
+@cache
+def _has_threads() -> bool:
+    """Whether numba has threads of the kind that ``NUMBA_THREADING_LAYER`` asks for."""
+    try:
+        numba.get_num_threads()  # starts them
+    except ValueError as error:
+        warnings.warn(f"{first_line(error)} The layer uses one thread.", stacklevel=2)
+        return False
+    return True
 
 
 def sample(
@@ -63,7 +96,7 @@ def sample(
         threads: how many to use.
     """
     arrays = _rows(cells), theta, centres, taps, *_size(cells), values
-    _run(_sample_images, _sample_image, len(cells), threads, *arrays)
+    _run(_sample_all, _sample_one, len(cells), threads, *arrays)
 
 
 def spread(
@@ -84,7 +117,7 @@ def spread(
         of_theta: like `theta`, overwritten.
     """
     arrays = theta, centres, taps, *_size(cells), values, _rows(of_cells), of_theta
-    _run(_spread_images, _spread_image, len(cells), threads, _rows(cells), *arrays)
+    _run(_spread_all, _spread_one, len(cells), threads, _rows(cells), *arrays)
 
 
 def _rows(cells: np.ndarray) -> np.ndarray:
@@ -95,7 +128,7 @@ def _size(cells: np.ndarray) -> tuple[int, int]:
     return cells.shape[1] - 2, cells.shape[2] - 2
 
 
-@_compiled()
+@_compiled
 def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
     """The first of the two cells around a coordinate, and the share of the second."""
     inside = min(max(coordinate, -type(last)(1)), last) + type(last)(1)
@@ -104,7 +137,7 @@ def _neighbours(coordinate, last):  # type: ignore[no-untyped-def]
     return cell, inside - type(last)(cell)
 
 
-@_compiled()
+@_compiled
 def _point(b, centre, a, tap, height, width, one):  # type: ignore[no-untyped-def]
     """Where a tap of image b falls: x, y, the left cells of both rows, the share of the others."""
     x = centre[0] + a[0] * tap[0] + a[1] * tap[1] + a[2] * tap[2]
@@ -116,7 +149,7 @@ def _point(b, centre, a, tap, height, width, one):  # type: ignore[no-untyped-de
     return x, y, upper, upper + np.uint64(width + 2), right_part, lower_part
 
 
-@_compiled()
+@_compiled
 def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
     one = rows.dtype.type(1)
     for at in range(theta.shape[1]):
@@ -132,7 +165,7 @@ def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type
                 ) + lower_part * (left_part * rows[lower, c] + right_part * rows[lower + RIGHT, c])
 
 
-@_compiled()
+@_compiled
 def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
     for at in range(theta.shape[1]):
@@ -181,21 +214,25 @@ def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows,
 # something half as fast
 
 
-@_compiled(parallel=True)
 def _sample_images(rows, theta, centres, taps, height, width, values):  # type: ignore[no-untyped-def]
     for b in prange(theta.shape[0]):
         _sample_image(b, rows, theta, centres, taps, height, width, values)
 
 
-@_compiled(parallel=True)
 def _spread_images(rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
     for b in prange(theta.shape[0]):  # an image's locations share cells: one thread adds them up
         _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta)
 
 
+_sample_one = _kept(_sample_image.py_func)
+_spread_one = _kept(_spread_image.py_func)
+_sample_all = _kept(_sample_images, parallel=True)
+_spread_all = _kept(_spread_images, parallel=True)
+
+
 def _run(images: Callable, image: Callable, count: int, threads: int, *arguments: object) -> None:
     threads = min(threads, count, numba.config.NUMBA_NUM_THREADS)
-    if threads > 1:
+    if threads > 1 and _has_threads():
         with _running:
             before = numba.get_num_threads()
             numba.set_num_threads(threads)
