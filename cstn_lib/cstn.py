@@ -14,6 +14,7 @@ With theta = identity the layer *is* `torch.nn.Conv2d`, and it is initialised th
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,54 @@ from torch.nn import functional as F
 from cstn_lib.geometry import Window, identity_theta
 from cstn_lib.samplers.sampling import SAMPLERS, choose_sampler
 
-__all__ = ["SAMPLERS", "ConvSTN2d", "LocalizationNetwork"]
+__all__ = ["SAMPLERS", "ConvSTN2d", "LocalizationNetwork", "conv_stn2d"]
+
+
+def conv_stn2d(
+    input: Tensor,
+    theta: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    sampler: str = "auto",
+) -> Tensor:
+    """f' = conv(f, theta): a convolution whose window is transformed at every location.
+
+    From Meethal et al., "Convolutional STN for Weakly Supervised Object Localization", 2020,
+    section III-C. At theta = identity it is `torch.nn.functional.conv2d`.
+
+    Args:
+        input: (B, C, H, W) or (C, H, W), floating-point.
+        theta: (B, h, w, 2, 3) or (h, w, 2, 3): each location's transform of its window, see
+            `cstn_lib.geometry`. A tap that it moves to infinity reads zero, one that it moves to
+            NaN makes NaN of the location's features.
+        weight: (out, C, K, K), K at least 2: a window of one cell has no extent to transform.
+        bias: (out,).
+        stride, padding, dilation: see `ConvSTN2d`.
+        sampler: see `ConvSTN2d`.
+
+    Returns:
+        (B, out, h, w) or (out, h, w), in the input's memory format.
+
+    Raises:
+        ValueError: one of them has another shape, type or value than documented here.
+
+    Examples::
+
+        >>> theta = torch.eye(2, 3).repeat(1, 4, 4, 1, 1)
+        >>> theta[..., :2] *= 0.5  # half the window, in the same place
+        >>> conv_stn2d(torch.rand(1, 64, 10, 10), theta, torch.rand(128, 64, 7, 7)).shape
+        torch.Size([1, 128, 4, 4])
+    """
+    if input.dim() == 3:
+        arguments = weight, bias, stride, padding, dilation, sampler
+        return conv_stn2d(input.unsqueeze(0), theta.unsqueeze(0), *arguments).squeeze(0)
+    _check_input(input, weight.shape[1])
+    _check_sampler(sampler)
+    window = _square_window(tuple(weight.shape[2:]), stride, padding, dilation)
+    return _convolve(input, _at_least_float32(theta), weight, bias, window, sampler)
 
 
 class LocalizationNetwork(nn.Module):
@@ -40,11 +88,19 @@ class LocalizationNetwork(nn.Module):
         in_channels: C of the map it reads.
         window: the geometry of the layer it serves.
         hidden_channels: width between the convolutions.
+        device, dtype: of its parameters.
 
     Shape: (B, C, H, W) -> (B, h, w, 2, 3), with (h, w) = ``window.output_size((H, W))``.
     """
 
-    def __init__(self, in_channels: int, window: Window, hidden_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        window: Window,
+        hidden_channels: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         size = 3 if window.kernel_size >= 3 else 1
         self.read = nn.Conv2d(
@@ -53,6 +109,8 @@ class LocalizationNetwork(nn.Module):
             size,
             padding=size // 2 * window.dilation,
             dilation=window.dilation,
+            device=device,
+            dtype=dtype,
         )
         self.regress = nn.Conv2d(
             hidden_channels,
@@ -62,43 +120,59 @@ class LocalizationNetwork(nn.Module):
             padding=window.padding,
             dilation=window.dilation,
             bias=False,
+            device=device,
+            dtype=dtype,
         )
+        nn.init.zeros_(self.regress.weight)
+
+    def reset_parameters(self) -> None:
+        """Back to the identity, read in a new way."""
+        self.read.reset_parameters()
         nn.init.zeros_(self.regress.weight)
 
     def forward(self, features: Tensor) -> Tensor:
         change = self.regress(F.relu(self.read(features)))  # (B, 6, h, w)
         # theta places boxes: under autocast it leaves bfloat16 here
-        change = change.to(torch.promote_types(change.dtype, torch.float32))
-        change = change.permute(0, 2, 3, 1).unflatten(-1, (2, 3))
+        change = _at_least_float32(change).permute(0, 2, 3, 1).unflatten(-1, (2, 3))
         return identity_theta(change) + change
 
 
 class ConvSTN2d(nn.Module):
     """A convolution whose window is transformed at every location.
 
-    Drops in for `torch.nn.Conv2d`: same names and shapes of ``weight`` and ``bias``, same output
-    size, same result while theta is the identity. From Meethal et al., "Convolutional STN for
-    Weakly Supervised Object Localization", 2020, section III-C.
+    Takes `torch.nn.Conv2d`'s arguments and has its ``weight``, ``bias``, attributes and output
+    size, and the same result while theta is the identity; but it returns theta, too. From Meethal
+    et al., "Convolutional STN for Weakly Supervised Object Localization", 2020, section III-C.
 
     Args:
         in_channels: C of the input map.
         out_channels: channels produced by the convolution.
-        kernel_size: K; the window is K x K taps.
+        kernel_size: K >= 2; the window is K x K taps. Here and below a pair has two equal sides:
+            the window is square.
         stride: step between locations, in cells.
-        padding: zeros around the map, in cells; 0 (the default) keeps to valid locations.
+        padding: zeros around the map, in cells; 0 or ``"valid"`` (the default) keeps to valid
+            locations, ``"same"`` to the map's size (stride 1 and an even extent (K - 1) *
+            dilation, which leaves the window a middle cell).
         dilation: distance between taps, in cells.
+        groups: 1.
         bias: whether to add a learned bias.
+        padding_mode: ``"zeros"``.
+        device, dtype: of the parameters.
         localization: a module (B, C, H, W) -> theta (B, h, w, 2, 3); by default a
             `LocalizationNetwork`.
         localization_channels: hidden width of the default localization network.
         sampler: a name of `SAMPLERS`, or ``"auto"``; all give the same values and gradients, but
             for a tap exactly on a cell, where the bilinear mean has a kink and the gradient of
-            theta may be either side's. ``"grid_sample"`` alone has second derivatives.
+            theta may be either side's. ``"grid_sample"`` alone has second derivatives and works
+            within `torch.func`.
 
     Shape:
-        - input: (B, in_channels, H, W)
-        - features: (B, out_channels, h, w)
-        - theta: (B, h, w, 2, 3)
+        - input: (B, in_channels, H, W) or (in_channels, H, W)
+        - features: (B, out_channels, h, w) or (out_channels, h, w), in the input's memory format
+        - theta: (B, h, w, 2, 3) or (h, w, 2, 3), at least float32
+
+    Raises:
+        ValueError: an argument is another than documented here.
 
     On a CPU ``layer.to(memory_format=torch.channels_last)`` saves a copy of the weight a call.
 
@@ -114,32 +188,89 @@ class ConvSTN2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
         bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         localization: nn.Module | None = None,
         localization_channels: int = 64,
         sampler: str = "auto",
     ) -> None:
         super().__init__()
-        if sampler != "auto" and sampler not in SAMPLERS:
-            raise ValueError(
-                f"sampler {sampler!r}: expected 'auto' or one of {', '.join(SAMPLERS)}"
-            )
-        self.window = Window(kernel_size, stride, padding, dilation)
+        _check_sampler(sampler)
+        if groups != 1:
+            raise ValueError(f"groups={groups}: expected 1, a kernel that reads all channels")
+        if padding_mode != "zeros":
+            raise ValueError(f"padding_mode={padding_mode!r}: expected 'zeros'")
+        self.window = window = _square_window(kernel_size, stride, padding, dilation)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = (window.kernel_size, window.kernel_size)
+        self.stride = (window.stride, window.stride)
+        self.padding = padding if isinstance(padding, str) else (window.padding, window.padding)
+        self.dilation = (window.dilation, window.dilation)
+        self.groups, self.padding_mode = groups, padding_mode
         self.sampler = sampler
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        made = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels, *self.kernel_size, **made)
+        )
+        self.bias = nn.Parameter(torch.empty(out_channels, **made)) if bias else None
         if localization is None:
-            localization = LocalizationNetwork(in_channels, self.window, localization_channels)
+            localization = LocalizationNetwork(in_channels, window, localization_channels, **made)
         self.localization = localization
-        self.reset_parameters()
+        self._reset_convolution()
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, **options: object) -> ConvSTN2d:
+        """A layer with copies of a convolution's parameters, hence with its result (to rounding).
+
+        Args:
+            conv: of one group, with a square window.
+            options: the constructor's ``localization``, ``localization_channels``, ``sampler``.
+
+        Raises:
+            ValueError: `conv` is something else.
+        """
+        if not isinstance(conv, nn.Conv2d):
+            raise ValueError(f"from_conv: expected a torch.nn.Conv2d, not a {type(conv).__name__}")
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            conv.weight.device,
+            conv.weight.dtype,
+            **options,
+        )
+        for name in ("weight", "bias"):
+            if (value := getattr(conv, name)) is not None:
+                copy = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+                setattr(layer, name, copy)
+        return layer.train(conv.training)
 
     def reset_parameters(self) -> None:
-        """Initialise weight and bias as `torch.nn.Conv2d` does."""
+        """Initialise weight and bias as `torch.nn.Conv2d` does, and theta at the identity.
+
+        ``net.apply`` visits children first: whatever it does to those of the localization network,
+        theta is the identity if it ends here. An initialisation that knows `torch.nn.Conv2d` alone
+        does not, and moves theta: call ``layer.localization.reset_parameters()`` after it.
+        """
+        self._reset_convolution()
+        if hasattr(self.localization, "reset_parameters"):
+            self.localization.reset_parameters()
+
+    def _reset_convolution(self) -> None:
         # drawn tap by tap, as the published networks were, whatever the weight's layout
         taps_first = torch.empty_like(self.weight, memory_format=torch.channels_last)
         nn.init.kaiming_uniform_(taps_first, a=math.sqrt(5))
@@ -156,22 +287,14 @@ class ConvSTN2d(nn.Module):
             ValueError: `x` or `theta` has a shape other than the one documented above, or is of
                 integers.
         """
-        batch, size = self._check_input(x)
-        height, width = self.window.output_size(size)
-        if theta is None:
-            theta = self.localization(x)
-        if theta.shape != (batch, height, width, 2, 3):
-            raise ValueError(
-                f"theta has shape {tuple(theta.shape)}, expected ({batch}, {height}, {width}, 2, 3)"
-            )
-        # bfloat16 would move points by whole cells, whoever made theta
-        theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
-        kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
-        sampler = choose_sampler(x) if self.sampler == "auto" else self.sampler
-        features = SAMPLERS[sampler](x, theta, self.window, kernel)  # (B, L, out)
-        if self.bias is not None:
-            features = features + self.bias.to(features.dtype)
-        return features.transpose(1, 2).unflatten(2, (height, width)), theta
+        if x.dim() == 3:
+            given = None if theta is None else theta.unsqueeze(0)
+            features, theta = self.forward(x.unsqueeze(0), given)
+            return features.squeeze(0), theta.squeeze(0)
+        _check_input(x, self.in_channels)
+        self.window.output_size((x.shape[2], x.shape[3]))  # raises before the network does
+        theta = _at_least_float32(self.localization(x) if theta is None else theta)
+        return _convolve(x, theta, self.weight, self.bias, self.window, self.sampler), theta
 
     def plain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same layer at theta = identity, as the ordinary convolution that it then is.
@@ -179,25 +302,85 @@ class ConvSTN2d(nn.Module):
         Raises:
             ValueError: `x` has a shape other than the one documented above, or is of integers.
         """
-        batch, size = self._check_input(x)
+        _check_input(x, self.in_channels)
         w = self.window
+        size = w.output_size((x.shape[-2], x.shape[-1]))
         features = F.conv2d(x, self.weight, self.bias, w.stride, w.padding, w.dilation)
-        return features, identity_theta(x).expand(batch, *w.output_size(size), 2, 3)
-
-    def _check_input(self, x: Tensor) -> tuple[int, tuple[int, int]]:
-        if x.dim() != 4 or x.shape[1] != self.weight.shape[1]:
-            raise ValueError(
-                f"input has shape {tuple(x.shape)}, expected (B, {self.weight.shape[1]}, H, W)"
-            )
-        if not x.is_floating_point():
-            raise ValueError(f"input is of {x.dtype}, expected a floating-point type")
-        return x.shape[0], (x.shape[2], x.shape[3])
+        return features, identity_theta(x).expand(*x.shape[:-3], *size, 2, 3)
 
     def extra_repr(self) -> str:
-        out_channels, in_channels = self.weight.shape[:2]
-        w = self.window
         return (
-            f"{in_channels}, {out_channels}, kernel_size={w.kernel_size}, stride={w.stride}, "
-            f"padding={w.padding}, dilation={w.dilation}, bias={self.bias is not None}, "
-            f"sampler={self.sampler!r}"
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding!r}, dilation={self.dilation}, "
+            f"bias={self.bias is not None}, sampler={self.sampler!r}"
         )
+
+
+def _convolve(
+    x: Tensor, theta: Tensor, weight: Tensor, bias: Tensor | None, window: Window, sampler: str
+) -> Tensor:
+    height, width = window.output_size((x.shape[2], x.shape[3]))
+    expected = (x.shape[0], height, width, 2, 3)
+    if theta.shape != expected:
+        raise ValueError(f"theta has shape {tuple(theta.shape)}, expected {expected}")
+    kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
+    sample = SAMPLERS[choose_sampler(x) if sampler == "auto" else sampler]
+    features = sample(x, theta, window, kernel)  # (B, L, out)
+    if bias is not None:
+        features = features + bias.to(features.dtype)
+    features = features.transpose(1, 2).unflatten(2, (height, width))  # channels last
+    return features if x.stride(3) > x.stride(1) else features.contiguous()
+
+
+def _square_window(
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int] | str,
+    dilation: int | tuple[int, int],
+) -> Window:
+    """The `Window` of a Conv2d's arguments.
+
+    Raises:
+        ValueError: they describe no square window, or one of a single cell.
+    """
+    kernel_size, stride = _side("kernel_size", kernel_size), _side("stride", stride)
+    dilation = _side("dilation", dilation)
+    if kernel_size == 1:
+        raise ValueError("kernel_size=1: expected 2 or more, for theta to have something to move")
+    if padding == "same":
+        extent = (kernel_size - 1) * dilation
+        if stride != 1 or extent % 2:
+            raise ValueError(
+                f"padding='same': expected stride 1 and an even (kernel_size - 1) * dilation, "
+                f"not stride {stride} and {extent}"
+            )
+        padding = extent // 2
+    padding = 0 if padding == "valid" else _side("padding", padding)
+    return Window(kernel_size, stride, padding, dilation)
+
+
+def _side(name: str, value: int | tuple[int, int]) -> int:
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], Integral):
+        raise ValueError(f"{name}={value!r}: expected an int, or the same int twice")
+    return int(sides[0])
+
+
+def _check_input(x: Tensor, channels: int) -> None:
+    if x.dim() not in (3, 4) or x.shape[-3] != channels:
+        raise ValueError(
+            f"input has shape {tuple(x.shape)}, expected (B, {channels}, H, W) or "
+            f"({channels}, H, W)"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"input is of {x.dtype}, expected a floating-point type")
+
+
+def _check_sampler(name: str) -> None:
+    if name != "auto" and name not in SAMPLERS:
+        raise ValueError(f"sampler {name!r}: expected 'auto' or one of {', '.join(SAMPLERS)}")
+
+
+def _at_least_float32(theta: Tensor) -> Tensor:
+    """bfloat16 would move points by whole cells, whoever made theta."""
+    return theta.to(torch.promote_types(theta.dtype, torch.float32))

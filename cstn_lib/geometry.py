@@ -21,7 +21,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Window", "boxes_of_theta", "default_boxes", "identity_theta", "sampling_points"]
+__all__ = [
+    "Window",
+    "boxes_of_theta",
+    "default_boxes",
+    "hull_on_image",
+    "identity_theta",
+    "sampling_points",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Window:
 
     Attributes:
         kernel_size: K >= 1.
-        stride, padding, dilation: in cells, as in `torch.nn.Conv2d`.
+        stride, padding, dilation: in cells, in the order of `torch.nn.Conv2d`.
     """
 
     kernel_size: int
@@ -123,9 +130,16 @@ def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> 
     half = window.extent / 2
     centre = window.centres(map_size, theta.device).to(theta.dtype) + theta[..., 2] * half
     reach = theta[..., :2].abs().sum(dim=-1) * half  # (B, h, w, 2)
-    last_cell = theta.new_tensor([map_size[1] - 1, map_size[0] - 1])
-    corners = torch.cat([(centre - reach) / last_cell, (centre + reach) / last_cell], dim=-1)
-    return corners.clamp(0, 1)
+    return hull_on_image(centre - reach, centre + reach, map_size)
+
+
+def hull_on_image(lowest: Tensor, highest: Tensor, map_size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) ``xyxy`` in [0, 1] from their corners (..., 2) in cells of the map."""
+    height, width = map_size
+    corners = torch.cat([lowest, highest], dim=-1)
+    # sizes as numbers, not as a tensor: a trace would keep the first map's
+    x, y = corners[..., 0::2] / (width - 1), corners[..., 1::2] / (height - 1)
+    return torch.stack([x, y], dim=-1).flatten(-2).clamp(0, 1)
 
 
 def default_boxes(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import doctest
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import cstn_lib.cstn
-from cstn_lib.cstn import SAMPLERS, ConvSTN2d, LocalizationNetwork
+from cstn_lib.cstn import SAMPLERS, ConvSTN2d, LocalizationNetwork, conv_stn2d
 from cstn_lib.geometry import Window, sampling_points
 
 EVERY_SAMPLER = pytest.mark.parametrize("sampler", ["auto", *SAMPLERS])
@@ -21,7 +24,7 @@ EVERY_SAMPLER = pytest.mark.parametrize("sampler", ["auto", *SAMPLERS])
 @st.composite
 def cases(draw: st.DrawFn) -> dict:
     """Arguments of a layer and a map that its window fits, down to sides of one cell."""
-    k, dilation = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    k, dilation = draw(st.integers(2, 5)), draw(st.integers(1, 3))
     padding = draw(st.integers(0, 3))
     least = max(1, (k - 1) * dilation + 1 - 2 * padding)
     return {
@@ -72,7 +75,7 @@ def loop_features(layer: ConvSTN2d, x: Tensor, theta: Tensor) -> Tensor:
                 total = torch.zeros(len(layer.weight), dtype=torch.float64)
                 for m in range(k):
                     for n in range(k):
-                        u, v = (2 * n / (k - 1) - 1, 2 * m / (k - 1) - 1) if k > 1 else (0, 0)
+                        u, v = 2 * n / (k - 1) - 1, 2 * m / (k - 1) - 1
                         px = (
                             j * window.stride
                             - window.padding
@@ -131,7 +134,7 @@ LOOP_CASES = [
     ({"kernel_size": 3}, (5, 6)),
     ({"kernel_size": 2, "stride": 2, "padding": 1}, (4, 5)),
     ({"kernel_size": 3, "dilation": 2, "padding": 2, "bias": False}, (4, 4)),
-    ({"kernel_size": 1}, (2, 3)),
+    ({"kernel_size": 2}, (2, 3)),
     ({"kernel_size": 3, "padding": 1}, (1, 4)),
 ]
 
@@ -259,16 +262,22 @@ def test_an_empty_batch_is_a_batch(sampler):
     assert layer.weight.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_memory_layout_does_not_matter(sampler):
-    torch.manual_seed(6)
-    layer, x = ConvSTN2d(4, 2, 3, sampler=sampler), torch.randn(2, 4, 6, 5)
+@EVERY_SAMPLER
+@settings(max_examples=30, deadline=None)
+@given(case=cases())
+def test_memory_format_is_the_inputs_and_nothing_else(sampler, case):
+    layer, _, x = build(case, sampler)
     theta = random_theta(layer, x, 0.5)
     expected = layer(x, theta)[0]
+    assert expected.is_contiguous()
+    assert torch.equal(expected.view(len(x), -1), expected.flatten(1)), "as after a convolution"
     last = x.contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(layer(last, theta)[0], expected, atol=1e-6)
+    features = layer(last, theta)[0]
+    assert torch.allclose(features, expected, atol=1e-5)
+    if not last.is_contiguous():  # one channel or one cell lies the same way in both
+        assert features.is_contiguous(memory_format=torch.channels_last)
     turned = theta.transpose(1, 2).contiguous().transpose(1, 2)
-    assert torch.allclose(layer(x, turned)[0], expected, atol=1e-6)
+    assert torch.allclose(layer(x, turned)[0], expected, atol=1e-5)
 
 
 @EVERY_SAMPLER
@@ -282,8 +291,20 @@ def test_nan_theta_gives_nan_features(sampler):
     assert missing[1, :, 2, 3].all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(case=cases(), bad=st.sampled_from([math.inf, -math.inf, math.nan]), entry=st.integers(0, 5))
+def test_samplers_agree_where_theta_is_not_finite(case, bad, entry):
+    layer, _, x = build(case)
+    theta = random_theta(layer, x, 0.3, seed=case["seed"])
+    theta.flatten(3)[0, -1, -1, entry] = bad
+    arguments = theta, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation
+    first, second = (conv_stn2d(x, *arguments, sampler=name) for name in SAMPLERS)
+    assert torch.allclose(first, second, atol=1e-4, equal_nan=True)
+    assert first[..., :-1, :].isfinite().all(), "the other locations are what they were"
+
+
 @EVERY_SAMPLER
-@pytest.mark.parametrize("shift", [1e3, 1e30])
+@pytest.mark.parametrize("shift", [1e3, 1e30, math.inf])
 def test_windows_far_outside_see_zeros(sampler, shift):
     layer, x = ConvSTN2d(2, 3, 3, sampler=sampler), torch.randn(1, 2, 6, 6)
     theta = random_theta(layer, x, 0.0)
@@ -314,6 +335,264 @@ def test_initialised_as_conv2d_is():
         assert ours.abs().max() <= bound
         assert ours.abs().max().item() == pytest.approx(bound, rel=0.1)
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.2)
+
+
+def moved(layer: ConvSTN2d) -> ConvSTN2d:
+    """The same layer with a localization network that has learned something."""
+    nn.init.normal_(layer.localization.regress.weight, std=0.05)
+    return layer
+
+
+def reset_all(net: nn.Module) -> None:
+    net.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("reset", [ConvSTN2d.reset_parameters, reset_all])
+def test_a_reset_layer_is_at_the_identity(reset, wrapped):
+    layer = moved(ConvSTN2d(3, 4, 3))
+    read, weight = layer.localization.read.weight.clone(), layer.weight.clone()
+    reset(nn.Sequential(layer)[0] if wrapped else layer)
+    assert not torch.equal(layer.localization.read.weight, read)
+    assert not torch.equal(layer.weight, weight)
+    theta = layer(torch.randn(2, 3, 6, 5))[1]
+    assert torch.equal(theta, torch.eye(2, 3).expand_as(theta))
+
+
+@pytest.mark.parametrize("reset", [ConvSTN2d.reset_parameters, reset_all])
+def test_empty_parameters_are_filled(reset):
+    layer = ConvSTN2d(3, 4, 3, device="meta").to_empty(device="cpu")
+    for parameter in layer.parameters():  # what lay in memory
+        nn.init.constant_(parameter, 2e32)
+    reset(layer)
+    assert all(parameter.abs().max() < 1 for parameter in layer.parameters())
+    theta = layer(torch.randn(2, 3, 6, 5))[1]
+    assert torch.equal(theta, torch.eye(2, 3).expand_as(theta))
+
+
+def test_reset_leaves_a_localization_without_reset_alone():
+    layer = ConvSTN2d(2, 3, 3, localization=nn.Identity())
+    layer.reset_parameters()
+    assert isinstance(layer.localization, nn.Identity)
+
+
+def test_device_and_type_of_all_parameters():
+    layer = ConvSTN2d(3, 4, 3, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
+    skipped = nn.utils.skip_init(ConvSTN2d, 3, 4, 3)
+    assert skipped.weight.shape == (4, 3, 3, 3) and skipped.weight.device.type == "cpu"
+
+
+@st.composite
+def conv2d_arguments(draw: st.DrawFn) -> tuple[tuple, dict, tuple[int, int]]:
+    """What a Conv2d and a ConvSTN2d are both made with, and a map's size that fits."""
+
+    def pair(value: int) -> int | tuple[int, int] | list[int]:
+        return draw(st.sampled_from([value, (value, value), [value, value]]))
+
+    k, dilation, stride = (draw(st.integers(*r)) for r in ((2, 5), (1, 2), (1, 3)))
+    padding = draw(st.sampled_from(["valid", "same", *map(pair, (0, 1, 2))]))
+    if padding == "same":
+        k, stride = 2 * draw(st.integers(1, 2)) + 1, 1
+    positional = 2, 3, pair(k), pair(stride), padding, pair(dilation), 1, draw(st.booleans())
+    named = draw(st.sampled_from([{}, {"padding_mode": "zeros"}, {"dtype": torch.float64}]))
+    least = (k - 1) * dilation + 1
+    return positional, named, (least + draw(st.integers(0, 3)), least + draw(st.integers(0, 3)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=conv2d_arguments())
+def test_takes_the_arguments_of_conv2d_and_shows_its_attributes(arguments):
+    positional, named, size = arguments
+    conv = nn.Conv2d(*positional, **named)
+    made = ConvSTN2d(*positional, **named, localization_channels=2)
+    x = torch.randn(2, 2, *size, dtype=conv.weight.dtype)
+    for layer in (made, ConvSTN2d.from_conv(conv, localization_channels=2)):
+        for name in ("in_channels", "out_channels", "groups", "padding_mode", "training"):
+            assert getattr(layer, name) == getattr(conv, name)
+        for name in ("kernel_size", "stride", "padding", "dilation"):
+            ours, theirs = getattr(layer, name), getattr(conv, name)
+            assert ours == (theirs if isinstance(theirs, str) else tuple(theirs))
+        assert (layer.bias is None) == (conv.bias is None)
+        assert layer.weight.shape == conv.weight.shape and layer.weight.dtype == conv.weight.dtype
+        assert layer(x)[0].shape == layer.plain(x)[0].shape == conv(x).shape
+    assert torch.allclose(layer(x)[0], conv(x), atol=1e-5)
+
+
+REFUSED = [
+    ({"kernel_size": 1}, "kernel_size=1: expected 2 or more"),
+    ({"kernel_size": (3, 5)}, r"kernel_size=\(3, 5\): expected an int, or the same int twice"),
+    ({"kernel_size": 3.0}, r"kernel_size=3.0: expected an int"),
+    ({"kernel_size": (3,)}, r"kernel_size=\(3,\): expected an int"),
+    ({"stride": (1, 2)}, r"stride=\(1, 2\): expected"),
+    ({"stride": 0}, "stride and dilation must be at least 1"),
+    ({"padding": (0, 1)}, r"padding=\(0, 1\): expected"),
+    ({"padding": "full"}, "padding='full': expected an int"),
+    ({"padding": "same", "stride": 2}, "padding='same': expected stride 1 .* not stride 2"),
+    ({"padding": "same", "kernel_size": 4}, r"even \(kernel_size - 1\) \* dilation, .* and 3"),
+    ({"dilation": (1, 2)}, r"dilation=\(1, 2\): expected"),
+    ({"groups": 3}, "groups=3: expected 1"),
+    ({"padding_mode": "reflect"}, "padding_mode='reflect': expected 'zeros'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_what_no_square_window_can_do_is_refused_in_one_line(arguments, message):
+    arguments = {"kernel_size": 3, **arguments}
+    with pytest.raises(ValueError, match=message) as caught:
+        ConvSTN2d(3, 6, **arguments)
+    assert "\n" not in str(caught.value)
+    try:
+        conv = nn.Conv2d(3, 6, **arguments)
+    except (ValueError, TypeError, IndexError, RuntimeError):
+        return
+    with pytest.raises(ValueError, match=message):
+        ConvSTN2d.from_conv(conv)
+
+
+def test_numpy_integers_are_integers():
+    layer = ConvSTN2d(np.int64(3), 4, np.int64(3), padding=np.int64(1))
+    assert layer.kernel_size == (3, 3) and layer.padding == (1, 1)
+    assert {type(side) for side in layer.kernel_size + layer.padding} == {int}
+
+
+def test_from_conv_copies():
+    conv = nn.Conv2d(3, 4, 5, padding="same").eval().to(memory_format=torch.channels_last)
+    conv.weight.requires_grad_(False)
+    layer = ConvSTN2d.from_conv(conv, sampler="grid_sample", localization_channels=7)
+    assert layer.sampler == "grid_sample" and layer.localization.read.out_channels == 7
+    assert not layer.training and not layer.weight.requires_grad and layer.bias.requires_grad
+    assert torch.equal(layer.weight, conv.weight) and torch.equal(layer.bias, conv.bias)
+    assert layer.weight.stride() == conv.weight.stride()
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert conv.weight.abs().sum() > 0
+    for other in (nn.ConvTranspose2d(3, 3, 3), nn.Linear(3, 4)):
+        with pytest.raises(ValueError, match=f"a torch.nn.Conv2d, not a {type(other).__name__}"):
+            ConvSTN2d.from_conv(other)
+
+
+def test_the_state_of_a_conv2d_loads_without_a_localization_network():
+    conv, layer = nn.Conv2d(3, 4, 3), ConvSTN2d(3, 4, 3)
+    missing, unexpected = layer.load_state_dict(conv.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in missing} == {"localization"} and not unexpected
+    x = torch.randn(1, 3, 6, 6)
+    assert torch.allclose(layer(x)[0], conv(x), atol=1e-5)
+
+
+@EVERY_SAMPLER
+@settings(max_examples=30, deadline=None)
+@given(case=cases())
+def test_the_function_is_the_layer(sampler, case):
+    layer, _, x = build(case, sampler)
+    window = {name: case["layer"][name] for name in ("stride", "padding", "dilation")}
+    theta = random_theta(layer, x, 0.3)
+    found = conv_stn2d(x, theta, layer.weight, layer.bias, **window, sampler=sampler)
+    assert torch.equal(found, layer(x, theta)[0])
+    at_rest = random_theta(layer, x, 0.0)
+    found = conv_stn2d(x, at_rest, layer.weight, layer.bias, **window, sampler=sampler)
+    assert torch.allclose(found, F.conv2d(x, layer.weight, layer.bias, **window), atol=1e-5)
+
+
+@EVERY_SAMPLER
+@settings(max_examples=20, deadline=None)
+@given(case=cases())
+def test_an_image_alone_is_a_batch_of_one(sampler, case):
+    layer, conv, x = build(case, sampler)
+    moved(layer)
+    features, theta = layer(x[0])
+    expected, of_batch = layer(x[:1])
+    assert features.shape == conv(x[0]).shape
+    assert torch.equal(features, expected[0]) and torch.equal(theta, of_batch[0])
+    assert torch.equal(layer(x[0], theta)[0], features)
+    for alone, batch in zip(layer.plain(x[0]), layer.plain(x[:1]), strict=True):
+        assert alone.shape == batch.shape[1:]
+        assert torch.allclose(alone, batch[0], atol=1e-6)
+
+
+FOLLOWED = [
+    {"kernel_size": 5},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False},
+    {"kernel_size": 4, "dilation": 2, "padding": 3, "stride": 3},
+]
+
+
+def other_sizes(**arguments: object) -> tuple[ConvSTN2d, Tensor, list[Tensor]]:
+    """A layer that moves, the map to follow it with, and maps of other batches and sizes."""
+    torch.manual_seed(7)
+    layer = moved(ConvSTN2d(4, 3, **arguments))
+    sizes = [(3, 17, 11), (1, 9, 20)]
+    return layer, torch.randn(2, 4, 12, 13), [torch.randn(b, 4, h, w) for b, h, w in sizes]
+
+
+def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", FOLLOWED)
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_for_any_batch_and_size(arguments, strict):
+    layer, x, others = other_sizes(**arguments)
+    any_size = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    exported = torch.export.export(layer, (x,), dynamic_shapes={"x": any_size}, strict=strict)
+    for other in others:
+        assert_same(exported.module()(other), layer(other))
+
+
+@pytest.mark.parametrize("arguments", FOLLOWED)
+def test_compiled_as_one_graph(arguments):
+    layer, x, others = other_sizes(**arguments)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for other in (x, *others):
+        assert_same(compiled(other), layer(other))
+    gradients = []
+    for way in (compiled, layer):
+        loss = way(x)[0].square().sum()
+        gradients.append(torch.autograd.grad(loss, list(layer.parameters())))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_the_function_compiled_as_one_graph():
+    layer, x, _ = other_sizes(kernel_size=3)
+    theta = layer(x)[1].detach()
+    compiled = torch.compile(conv_stn2d, fullgraph=True, backend="aot_eager")
+    found = compiled(x, theta, layer.weight, layer.bias, (1, 1), "valid")
+    assert torch.allclose(found, conv_stn2d(x, theta, layer.weight, layer.bias), atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", FOLLOWED)
+def test_traced_for_any_size(arguments, tmp_path):
+    layer, x, others = other_sizes(**arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and tells of every check
+        torch.jit.trace(layer, x).save(tmp_path / "layer.pt")
+        traced = torch.jit.load(tmp_path / "layer.pt")
+        for other in others:
+            assert_same(traced(other), layer(other))
+
+
+def test_torch_func():
+    """Gradients of each example at once."""
+    layer = moved(ConvSTN2d(2, 3, 3, sampler="grid_sample"))
+    parameters, x = dict(layer.named_parameters()), torch.randn(4, 2, 6, 5)
+
+    def loss(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (image,))[0].square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    loss(parameters, x).backward()
+    for name, parameter in parameters.items():
+        assert torch.allclose(each[name].sum(dim=0), parameter.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "loops"])
+@pytest.mark.parametrize("way", [torch.func.vmap, torch.func.grad, torch.func.jacrev])
+def test_the_loops_say_that_they_are_not_for_torch_func(sampler, way):
+    layer, x = ConvSTN2d(2, 3, 3, sampler=sampler), torch.randn(4, 2, 6, 5)
+    with pytest.raises(RuntimeError, match=r"not for torch\.func; use sampler='grid_sample'"):
+        way(lambda x: layer(x)[0].sum())(x)
 
 
 @pytest.mark.parametrize(
@@ -383,21 +662,33 @@ def test_parameters_lie_as_those_of_conv2d_do():
 
 def test_shapes_are_checked():
     layer = ConvSTN2d(3, 4, 3)
-    for shape in [(2, 5, 8, 8), (3, 8, 8)]:
+    at_rest = torch.eye(2, 3).repeat(2, 6, 6, 1, 1)
+
+    def function(x: Tensor, theta: Tensor = at_rest) -> Tensor:
+        return conv_stn2d(x, theta, layer.weight)
+
+    for shape in [(2, 5, 8, 8), (8, 3, 8), (8, 8), (1, 2, 3, 8, 8)]:
         for call in (layer, layer.plain):
             with pytest.raises(ValueError) as caught:
                 call(torch.zeros(shape))
-            assert str(shape) in str(caught.value)
-            assert "expected (B, 3, H, W)" in str(caught.value)
+            assert "expected (B, 3, H, W) or (3, H, W)" in str(caught.value)
+    with pytest.raises(ValueError, match=r"\(2, 5, 8, 8\), expected \(B, 3, H, W\)"):
+        function(torch.zeros(2, 5, 8, 8))
     for shape in [(2, 6, 6, 3, 2), (1, 6, 6, 2, 3), (2, 5, 6, 2, 3), (2, 36, 2, 3)]:
-        with pytest.raises(ValueError) as caught:
-            layer(torch.zeros(2, 3, 8, 8), torch.zeros(shape))
-        assert str(shape) in str(caught.value)
-        assert "expected (2, 6, 6, 2, 3)" in str(caught.value)
-    with pytest.raises(ValueError, match="3 cells does not fit a map of 2x8 cells"):
-        layer(torch.zeros(2, 3, 2, 8))
+        for call in (layer, function):
+            with pytest.raises(ValueError) as caught:
+                call(torch.zeros(2, 3, 8, 8), torch.zeros(shape))
+            assert str(shape) in str(caught.value)
+            assert "expected (2, 6, 6, 2, 3)" in str(caught.value)
+    for call in (layer, function):
+        with pytest.raises(ValueError, match="3 cells does not fit a map of 2x8 cells"):
+            call(torch.zeros(2, 3, 2, 8))
+    with pytest.raises(ValueError, match="kernel_size=1"):
+        conv_stn2d(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, 2, 3), torch.zeros(4, 3, 1, 1))
     with pytest.raises(ValueError, match=r"'cubic'.*auto.*grid_sample"):
         ConvSTN2d(3, 4, 3, sampler="cubic")
+    with pytest.raises(ValueError, match=r"'cubic'.*auto.*grid_sample"):
+        conv_stn2d(torch.zeros(2, 3, 8, 8), at_rest, layer.weight, sampler="cubic")
 
 
 @EVERY_SAMPLER
@@ -436,12 +727,14 @@ def test_bfloat16_does_not_move_the_samples(sampler):
     assert (features.float() - expected).abs().max() < 0.01
 
 
-def test_docstring_example_runs():
+def test_docstring_examples_run():
     results = doctest.testmod(cstn_lib.cstn)
-    assert results.attempted >= 3 and results.failed == 0
+    assert results.attempted >= 6 and results.failed == 0
 
 
 def test_repr_names_the_arguments():
-    assert repr(ConvSTN2d(3, 4, 5, stride=2, bias=False)).startswith(
-        "ConvSTN2d(\n  3, 4, kernel_size=5, stride=2, padding=0, dilation=1, bias=False"
+    layer = ConvSTN2d(3, 4, 5, padding="same", bias=False)
+    assert repr(layer).startswith(
+        "ConvSTN2d(\n  3, 4, kernel_size=(5, 5), stride=(1, 1), padding='same', dilation=(1, 1), "
+        "bias=False, sampler='auto'"
     )

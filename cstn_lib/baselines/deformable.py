@@ -12,12 +12,11 @@ The offsets are treated like CSTN's thetas: at rest during the warm-up, learning
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from cstn_lib.config import LevelConfig, ModelConfig
-from cstn_lib.geometry import Window, identity_theta, sampling_points
+from cstn_lib.geometry import Window, hull_on_image, identity_theta, sampling_points
 from cstn_lib.pyramid import PyramidLocalizer
 from cstn_lib.samplers.sampling import convolve_points
 
@@ -113,6 +112,5 @@ def boxes_of_offsets(offsets: Tensor, window: Window, map_size: tuple[int, int])
         (B, h, w, 4) ``xyxy`` in [0, 1].
     """
     points = moved_points(offsets, window, map_size)
-    last_cell = offsets.new_tensor([map_size[1] - 1, map_size[0] - 1])
-    corners = torch.cat([points.amin(dim=2), points.amax(dim=2)], dim=-1) / last_cell.repeat(2)
-    return corners.clamp(0, 1).unflatten(1, offsets.shape[2:])
+    boxes = hull_on_image(points.amin(dim=2), points.amax(dim=2), map_size)
+    return boxes.unflatten(1, offsets.shape[2:])

@@ -7,8 +7,11 @@ drew with the kernel. The ways of `SAMPLERS` give the same values and gradients,
 exactly on a cell: there the mean has a kink, and the gradient of theta may be either side's.
 
 * ``loops``: the plain loops of `cstn_lib.samplers.loops`, compiled; CPU only, needs numba.
-* ``gather``: four neighbours and their weights through `torch.nn.functional.embedding_bag`.
-* ``grid_sample``: `torch.nn.functional.grid_sample`, once for all locations of an image.
+* ``grid_sample``: `torch.nn.functional.grid_sample`, once for all locations of an image; all that
+  PyTorch does with its own operations: second derivatives, `torch.func`, compiling, exporting.
+
+A tap infinitely far away lies outside the map and draws zeros; one that is NaN (as of an infinite
+entry of theta times a tap's zero) makes NaN of what its location draws.
 """
 
 from __future__ import annotations
@@ -29,16 +32,21 @@ __all__ = ["SAMPLERS", "choose_sampler", "convolve_points"]
 
 Sampler = Callable[[Tensor, Tensor, Window, Tensor], Tensor]
 
+ONE_DERIVATIVE = (
+    "sampler 'loops' has no second derivative and is not for torch.func; use sampler='grid_sample'"
+)
 CACHE_BYTES = 4 << 20  # of samples at a time, about as much as the caches of two processors hold
 
 
 def choose_sampler(features: Tensor) -> str:
-    """The fastest sampler for a map's device and width, as measured in ``benchmarks/``."""
-    if features.device.type != "cpu":
-        return "grid_sample"
-    if has_loops():
-        return "loops"
-    return "gather" if features.shape[1] < 256 else "grid_sample"
+    """The fastest sampler for a map's device, as measured in ``benchmarks/``.
+
+    What follows PyTorch's operations (`torch.compile`, `torch.export`, `torch.jit.trace`) gets
+    them, because it cannot follow numba.
+    """
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    on_cpu = features.device.type == "cpu"
+    return "loops" if on_cpu and not recorded and has_loops() else "grid_sample"
 
 
 @cache
@@ -46,13 +54,13 @@ def has_loops() -> bool:
     """Whether numba is installed and works, which takes importing it: a second, once."""
     try:
         import cstn_lib.samplers.loops  # noqa: F401
-    except ImportError:  # also numba's word for a NumPy that it does not know
+    except (ImportError, OSError):  # or a NumPy that numba, a libc that LLVM does not know
         return False
     return True
 
 
 def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
-    """The same on the CPU for taps that no theta describes, as of a deformable convolution.
+    """The same for taps that no theta describes, as of a deformable convolution.
 
     Args:
         points: (B, L, K * K, 2) as (x, y) in cells.
@@ -60,8 +68,8 @@ def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         (B, L, out).
     """
-    if not has_loops():
-        return F.linear(_gather(features, points).flatten(2), kernel)
+    if choose_sampler(features) == "grid_sample":
+        return _grid_sample(features, points, kernel)
     # each point is a location of its own, with one tap that its theta moves there
     theta = F.pad(points.flatten(1, 2).unsqueeze(-1), (2, 0)).flatten(2)
     nowhere = points.new_zeros(theta.shape[1], 2)
@@ -69,39 +77,20 @@ def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _by_grid_sample(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
+    points = sampling_points(theta, window, (features.shape[2], features.shape[3]))
+    return _grid_sample(features, points, kernel)
+
+
+def _grid_sample(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
     """`grid_sample` for all locations at once."""
     height, width = features.shape[2:]
-    points = sampling_points(theta, window, (height, width))
-    grid = (2 * points + 1) / points.new_tensor([width, height]) - 1
+    # grid_sample makes NaN of a point that is infinitely far away; here it reads zeros
+    x, y = points[..., 0].clamp(-2, width + 1), points[..., 1].clamp(-2, height + 1)
+    # sizes as numbers, not as a tensor: a trace would keep the first map's
+    grid = torch.stack([(2 * x + 1) / width, (2 * y + 1) / height], dim=-1) - 1
     # in the points' precision: bfloat16 would move them by whole cells
     values = F.grid_sample(features.to(grid.dtype), grid, align_corners=False)  # (B, C, L, T)
     return F.linear(values.to(features.dtype).permute(0, 2, 3, 1).flatten(2), kernel)
-
-
-def _by_gather(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
-    points = sampling_points(theta, window, (features.shape[2], features.shape[3]))
-    return F.linear(_gather(features, points).flatten(2), kernel)
-
-
-def _gather(features: Tensor, points: Tensor) -> Tensor:
-    """Four neighbours and their weights through `embedding_bag`, with channels last."""
-    height, width = features.shape[2:]
-    x, y = points[..., 0].clamp(-1, width) + 1, points[..., 1].clamp(-1, height) + 1
-    # the last cell keeps a right-hand neighbour: its own weight is then 0 or 1
-    # and a theta that is NaN gives NaN values, not an index outside
-    left = x.detach().floor().clamp(0, width).nan_to_num(0)
-    top = y.detach().floor().clamp(0, height).nan_to_num(0)
-    across = torch.stack([1 - (x - left), x - left], dim=-1)
-    down = torch.stack([1 - (y - top), y - top], dim=-1)
-    weights = (down.unsqueeze(-1) * across.unsqueeze(-2)).view(-1, 4).to(features.dtype)
-    stride = width + 2
-    image = torch.arange(len(points), device=points.device).view(-1, 1, 1) * (height + 2) * stride
-    corner = (image + top.long() * stride + left.long()).view(-1, 1)
-    neighbours = corner + torch.tensor([0, 1, stride, stride + 1], device=points.device)
-    # a rim of zeros stands for everything outside: points were clamped onto it
-    cells = F.pad(features.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2)
-    values = F.embedding_bag(neighbours, cells, mode="sum", per_sample_weights=weights)
-    return values.view(*points.shape[:3], features.shape[1])
 
 
 def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
@@ -118,7 +107,7 @@ def _loops(
     """The compiled loops, in float32 at least: bfloat16 would move points by whole cells.
 
     Args:
-        theta: (B, L, 6); theta, centres and taps as of `bilinear_loops.sample`.
+        theta: (B, L, 6); theta, centres and taps as of `loops.sample`.
     """
     narrow = features.dtype
     if torch.is_autocast_enabled("cpu"):
@@ -142,9 +131,7 @@ class _ConvolveLoops(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features, theta, centres, taps, kernel, narrow):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(features, theta, centres, taps, kernel)
-        ctx.narrow = narrow
+    def forward(features, theta, centres, taps, kernel, narrow):  # type: ignore[no-untyped-def]
         locations = theta.shape[1] * len(taps) * features.shape[1] // kernel.shape[1]
         outputs = kernel.new_empty(len(theta), locations, len(kernel), dtype=narrow)
         with _products(narrow):
@@ -155,11 +142,18 @@ class _ConvolveLoops(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        *tensors, ctx.narrow = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(*_):  # type: ignore[no-untyped-def]
+        raise RuntimeError(ONE_DERIVATIVE)
+
+    @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        if torch.is_grad_enabled():  # create_graph=True; `once_differentiable` would not tell
-            raise RuntimeError(
-                "sampler 'loops' has no second derivative; use sampler='grid_sample'"
-            )
+        if torch.is_grad_enabled():  # create_graph=True, and always in `torch.func`
+            raise RuntimeError(ONE_DERIVATIVE)
         features, theta, centres, taps, kernel = ctx.saved_tensors
         of_features, of_theta = torch.empty_like(features), torch.empty_like(theta)
         of_kernel, of_cells = torch.zeros_like(kernel), None
@@ -240,25 +234,19 @@ def _in_chunks(
 
 
 def _draw(cells: Tensor, places: Sequence[Tensor], samples: Tensor) -> None:
-    from cstn_lib.samplers import (
-        loops as bilinear_loops,  # importing numba takes longer than many a script
-    )
+    from cstn_lib.samplers import loops  # importing numba takes longer than many a script
 
     arrays = [tensor.numpy() for tensor in (cells, *places, samples)]
-    bilinear_loops.sample(*arrays, torch.get_num_threads())
+    loops.sample(*arrays, torch.get_num_threads())
 
 
 def _spread(
     cells: Tensor, places: Sequence[Tensor], samples: Tensor, of_cells: Tensor, of_theta: Tensor
 ) -> None:
-    from cstn_lib.samplers import loops as bilinear_loops
+    from cstn_lib.samplers import loops
 
     arrays = [tensor.numpy() for tensor in (cells, *places, samples, of_cells, of_theta)]
-    bilinear_loops.spread(*arrays, torch.get_num_threads())
+    loops.spread(*arrays, torch.get_num_threads())
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "loops": _by_loops,
-    "gather": _by_gather,
-    "grid_sample": _by_grid_sample,
-}
+SAMPLERS: dict[str, Sampler] = {"loops": _by_loops, "grid_sample": _by_grid_sample}

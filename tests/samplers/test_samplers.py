@@ -14,9 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cstn_lib.geometry import Window, sampling_points
-from cstn_lib.samplers import loops as bilinear_loops
+from cstn_lib.samplers import loops
 from cstn_lib.samplers import sampling as samplers
 from cstn_lib.samplers.sampling import SAMPLERS, choose_sampler, convolve_points
+
+PROJECT = Path(__file__).parents[2]
+
+
+def run_script(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
@@ -118,9 +130,9 @@ def test_one_thread_and_several_agree():
     found = []
     for threads in (1, 2):
         values, of_cells, of_theta = (np.zeros_like(a) for a in (gradient, cells, theta))
-        bilinear_loops.sample(cells, theta, centres, taps, values, threads)
+        loops.sample(cells, theta, centres, taps, values, threads)
         both = gradient.copy()
-        bilinear_loops.spread(cells, theta, centres, taps, both, of_cells, of_theta, threads)
+        loops.spread(cells, theta, centres, taps, both, of_cells, of_theta, threads)
         assert np.allclose(both, values, rtol=1e-5, atol=1e-5), "the way back draws them again"
         found.append((values, of_cells, of_theta))
     for one, two in zip(*found, strict=True):
@@ -155,50 +167,91 @@ def test_the_loops_have_one_derivative():
     features, *others = (torch.randn(1, 3, 4, 4), torch.eye(2, 3).repeat(1, 2, 2, 1, 1))
     features.requires_grad_()
     result = SAMPLERS["loops"](features, *others, Window(3), torch.randn(2, 27))
-    with pytest.raises(RuntimeError, match="no second derivative; use sampler='grid_sample'"):
+    with pytest.raises(RuntimeError, match=r"no second derivative .* use sampler='grid_sample'"):
         torch.autograd.grad(result.sum(), features, create_graph=True)
 
 
-def test_loops_where_numba_cannot_be_used(tmp_path):
-    """It may refuse the installed NumPy, which it says when it is imported."""
-    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.3 or less')\n")
+@pytest.mark.parametrize(
+    "error", ["ImportError('Numba needs NumPy 2.3 or less')", "OSError('LLVM')"]
+)
+def test_loops_where_numba_cannot_be_used(tmp_path, error):
+    """It may refuse the installed NumPy or C library, which it says when it is imported."""
+    (tmp_path / "numba.py").write_text(f"raise {error}\n")
     code = "from cstn_lib.cstn import ConvSTN2d; import torch; x = torch.rand(1, 3, 5, 5)"
     code += "; print(ConvSTN2d(3, 4, 3)(x)[0].shape)"
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_script(code, PYTHONPATH=os.pathsep.join([str(tmp_path), str(PROJECT)]))
     assert "torch.Size([1, 4, 3, 3])" in done.stdout, done.stderr
 
 
 def test_the_choice(monkeypatch):
-    narrow, wide = torch.empty(1, 64, 2, 2), torch.empty(1, 512, 2, 2)
-    assert choose_sampler(narrow) == choose_sampler(wide) == "loops"
+    x = torch.empty(1, 64, 2, 2)
+    assert choose_sampler(x) == "loops"
+    assert choose_sampler(x.to("meta")) == "grid_sample"
+    for module, name in ((torch.compiler, "is_compiling"), (torch.jit, "is_tracing")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, lambda: True)
+            assert choose_sampler(x) == "grid_sample"
     monkeypatch.setattr(samplers, "has_loops", lambda: False)
-    assert choose_sampler(narrow) == "gather"
-    assert choose_sampler(wide) == "grid_sample"
-    assert choose_sampler(narrow.to("meta")) == "grid_sample"
+    assert choose_sampler(x) == "grid_sample"
 
 
 def test_torch_compile_leaves_the_loops_alone(tmp_path):
     """In a process that has compiled no loop yet: that is when numba's compiler runs."""
     script = (
         "import torch; from cstn_lib import ConvSTN2d; torch.manual_seed(0); "
-        "layer, x = ConvSTN2d(4, 2, 3), torch.rand(1, 4, 6, 6, requires_grad=True); "
+        "layer, x = ConvSTN2d(4, 2, 3, sampler='loops'), torch.rand(1, 4, 6, 6).requires_grad_(); "
         "features, theta = torch.compile(layer, backend='eager')(x); "
         "features.sum().backward(); "
         "assert torch.allclose(features, layer.plain(x)[0], atol=1e-5); "
         "assert x.grad.abs().max() > 0"
     )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-    )
+    done = run_script(script, NUMBA_CACHE_DIR=str(tmp_path), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
+
+
+LAYER_SCRIPT = (
+    "import torch; from cstn_lib import ConvSTN2d; layer = ConvSTN2d(4, 2, 3, sampler='loops'); "
+    "x = torch.rand(3, 4, 6, 6); features, _ = layer(x); features.sum().backward(); "
+    "assert torch.allclose(features, layer.plain(x)[0], atol=1e-5)"
+)
+
+
+@pytest.mark.parametrize("layer", ["tbb", "safe", "unheard-of"])
+def test_threads_that_numba_does_not_have_are_done_without(layer):
+    try:
+        import tbb  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip("numba finds tbb")
+    done = run_script(LAYER_SCRIPT, NUMBA_THREADING_LAYER=layer, OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("The layer uses one thread.") == 1
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_emptied_files_in_numbas_cache(tmp_path, kind):
+    """As a full disk or a cut power supply leaves them."""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    script = "import torch; from cstn_lib import ConvSTN2d; ConvSTN2d(4, 2, 3, sampler='loops')"
+    script += "(torch.rand(3, 4, 6, 6))"
+    assert run_script(script, **environment).returncode == 0
+    (file,) = tmp_path.rglob(f"*.{kind}")
+    file.write_bytes(b"")
+    done = run_script(script, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"numba's cache in {tmp_path}") == 1
+
+
+def test_a_disk_that_is_full_for_numbas_cache(tmp_path):
+    script = (
+        "import errno; from numba.core.caching import IndexDataCacheFile as File\n"
+        "def save(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        f"File.save = save; {LAYER_SCRIPT}"
+    )
+    done = run_script(script, NUMBA_CACHE_DIR=str(tmp_path), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device); compiled for this process alone" in done.stderr
 
 
 def test_the_layer_works_where_numba_is_missing():
@@ -210,6 +263,6 @@ def test_the_layer_works_where_numba_is_missing():
         "layer = ConvSTN2d(3, 4, 3); layer(torch.rand(2, 3, 6, 6))[0].sum().backward()\n"
         "print(layer.weight.grad.shape)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_script(script)
     assert done.returncode == 0, done.stderr
     assert "torch.Size([4, 3, 3, 3])" in done.stdout
