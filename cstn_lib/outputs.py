@@ -7,15 +7,24 @@ cover all methods: votes with boxes (`LocalizerOutput`) and score maps (`ScoreMa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.export import register_dataclass
 
 from cstn_lib.config import TrainingConfig
 from cstn_lib.joint import joint_log_prob
 
-__all__ = ["Localizer", "LocalizerOutput", "ScoreMapOutput", "normalized"]
+__all__ = ["Localizer", "LocalizerOutput", "ScoreMapOutput", "exportable", "normalized"]
+
+Output = TypeVar("Output", bound=type)
+
+
+def exportable(output: Output) -> Output:
+    """A decorator of dataclasses that `torch.export` and the like take apart and put together."""
+    register_dataclass(output, serialized_type_name=f"{output.__module__}.{output.__name__}")
+    return output
 
 
 class Localizer(Protocol):
@@ -44,6 +53,7 @@ class Localizer(Protocol):
         """The parameters that move windows: they learn slowly and are not decayed."""
 
 
+@exportable
 @dataclass
 class LocalizerOutput:
     """Votes: every location of every level scores every class, and owns a box.
@@ -73,6 +83,7 @@ class LocalizerOutput:
         return joint_log_prob([score.float() for score in self.scores])
 
 
+@exportable
 @dataclass
 class ScoreMapOutput:
     """A classification and, for every class, a map of where it was seen.

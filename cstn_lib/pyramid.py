@@ -116,7 +116,7 @@ class PyramidLocalizer(nn.Module, ABC):
             if theta is not None:
                 thetas.append(theta)
             if box is None:
-                box = default.expand(len(images), *default.shape)
+                box = default.expand(images.shape[0], *default.shape)
             boxes.append(box.flatten(1, 2))
             defaults.append(default.flatten(0, 1))
         return LocalizerOutput(

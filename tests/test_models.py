@@ -68,6 +68,21 @@ def test_a_levels_window_takes_its_arguments_in_the_order_of_a_convolution():
     assert LevelConfig("4", 5, 3, 2).window == Window(5, 3, 0, 2)
 
 
+@pytest.mark.parametrize("head", ["cstn", "plain", "deform", "cam", "acol", "spg"])
+def test_a_network_is_exported_whole_for_any_batch_and_size(head):
+    model = build_model(replace(SMALL, head=head)).eval()
+    if head == "cstn":
+        move_windows(model)
+    any_size = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    exported = torch.export.export(model, (images(),), dynamic_shapes={"images": any_size})
+    other = images(3, 112)[..., :96]
+    found, expected = exported.module()(other), model(other)
+    assert type(found) is type(expected)
+    found, expected = vars(found), vars(expected)
+    assert found.pop("level_names", None) == expected.pop("level_names", None)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("levels", "sizes"),
     [

@@ -21,13 +21,14 @@ from torch.nn import functional as F
 from cstn_lib.backbones import PYRAMID
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.outputs import ScoreMapOutput, normalized
+from cstn_lib.outputs import ScoreMapOutput, exportable, normalized
 
 __all__ = ["ERASING_THRESHOLD", "ACoL", "ACoLOutput"]
 
 ERASING_THRESHOLD = 0.6
 
 
+@exportable
 @dataclass
 class ACoLOutput(ScoreMapOutput):
     """`ScoreMapOutput` of both classifiers together, and what each says.
@@ -64,7 +65,7 @@ class ACoL(CAM):
         first = self.classifier(features).float()
         logits = first.mean(dim=(2, 3))
         classes = logits.argmax(dim=1) if labels is None else labels
-        rows = torch.arange(len(classes), device=classes.device)
+        rows = torch.arange(classes.shape[0], device=classes.device)
         erased = normalized(first.detach()[rows, classes]) >= ERASING_THRESHOLD
         second = self.second_classifier(features.masked_fill(erased.unsqueeze(1), 0)).float()
         maps = torch.maximum(normalized(first.detach()), normalized(second.detach()))

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.outputs import ScoreMapOutput, normalized
+from cstn_lib.outputs import ScoreMapOutput, exportable, normalized
 
 __all__ = ["SPG", "SPGOutput", "Thresholds", "guidance", "guided_loss"]
 
@@ -44,6 +44,7 @@ FALLBACK = 0.7
 """Where nothing is above `high`, foreground is above this share of the map's own maximum."""
 
 
+@exportable
 @dataclass
 class SPGOutput(ScoreMapOutput):
     """`ScoreMapOutput` and the logits of "object here" by three branches.

@@ -59,7 +59,7 @@ class GlobalSTN(nn.Module):
         """
         images = self.normalize(images)
         features = self.backbone(images)[PYRAMID[-1]]
-        theta = identity_theta(images).expand(len(images), 2, 3)
+        theta = identity_theta(images).expand(images.shape[0], 2, 3)
         if transform:
             theta = theta + self.localization(features).float().view(-1, 2, 3)
             features = self.backbone(_sampled(images, theta))[PYRAMID[-1]]
