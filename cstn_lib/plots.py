@@ -153,7 +153,7 @@ def describe(figure: Figure) -> str:
     if named:
         said.append("legend: " + ", ".join(dict.fromkeys(named)))
     counted = (f"{said.count(one)} × {one}" if said.count(one) > 1 else one for one in said)
-    return " ".join("; ".join(dict.fromkeys(counted)).split())
+    return " ".join("; ".join(dict.fromkeys(counted)).replace(r"\$", "$").split())
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
