@@ -38,6 +38,7 @@ __all__ = [
     "BOX_STYLES",
     "as_html",
     "box_legend",
+    "class_title",
     "describe",
     "draw_box",
     "draw_points",
@@ -152,7 +153,7 @@ def describe(figure: Figure) -> str:
     if named:
         said.append("legend: " + ", ".join(dict.fromkeys(named)))
     counted = (f"{said.count(one)} × {one}" if said.count(one) > 1 else one for one in said)
-    return " ".join("; ".join(dict.fromkeys(counted)).split())
+    return " ".join("; ".join(dict.fromkeys(counted)).replace(r"\$", "$").split())
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
@@ -161,6 +162,15 @@ def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
     ax.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
     sns.despine(ax=ax, left=True, bottom=True)
+
+
+def class_title(images: ImageSet, label: int) -> str:
+    """The name of a class for a title or legend, to be shown as it is.
+
+    A folder may be called ``$10_$20``; matplotlib takes what stands between two such signs for
+    mathematics, as other titles want it to.
+    """
+    return images.class_names[label].replace("$", r"\$")
 
 
 def draw_box(ax: Axes, box: Sequence[float], kind: str, **style: object) -> None:

@@ -160,12 +160,12 @@ def make_wsol(root: Path, dataset: str = "CUB", count: int = 4) -> Path:
     return top
 
 
-def make_folder(root: Path, count: int = 4) -> Path:
-    """Class folders and the table of boxes."""
+def make_folder(root: Path, count: int = 4, classes: Sequence[str] = ("ant", "bee", "cat")) -> Path:
+    """Class folders, up to three, with so many photos in each split, and the table of boxes."""
     top = root / "mine"
     lines = ["image,x0,y0,x1,y1"]
     for split in ("train", "val", "test"):
-        for label, name in enumerate(("ant", "bee", "cat")):
+        for label, name in enumerate(classes):
             for index in range(count):
                 image = f"{split}/{name}/{split}-{name}-{index}.jpg"
                 boxes = write_photo(top / image, label, objects=1 + index % 2)

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -195,6 +196,25 @@ def test_a_figure_in_words():
     figure.colorbar(axes[0].images[0], ax=axes[3], label="score")
     axes[3].set(xlabel="x")
     assert plots.describe(figure) == "3 × picture; plot: x; colour: score"
+
+
+def test_names_of_classes_are_shown_as_they_are(make_images):
+    """What stands between two dollar signs is mathematics elsewhere."""
+    images = replace(make_images(3), class_names=("$10_$20", "$x$ and $", "plain"))
+    figure, axes = plt.subplots(1, 3)
+    for label, ax in enumerate(axes):
+        title = plots.class_title(images, label)
+        plots.show_image(ax, images.images[0], title)
+        ax.plot(0.5, 0.5, label=title)
+    axes[0].legend()
+    drawn = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):  # texts as texts; mathematics comes in pieces
+        figure.savefig(drawn, format="svg")
+    assert all(f">{name}</text>" in drawn.getvalue() for name in images.class_names)
+    assert plots.describe(figure) == (
+        "picture: $10_$20; picture: $x$ and $; picture: plain; legend: $10_$20"
+    )
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("photos", [False, True])

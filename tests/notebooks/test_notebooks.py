@@ -7,6 +7,7 @@ import builtins
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import cache
@@ -20,12 +21,13 @@ import pandas as pd
 import papermill
 import publish
 import pytest
+from miniatures import make_folder
 
 from cstn_lib import cli
 from cstn_lib.evaluation.boxes import box_area
 from cstn_lib.evaluation.metrics import hits
 from cstn_lib.reproduction.areas import HOW_TO_GET
-from cstn_lib.reproduction.batch import needed_experiments
+from cstn_lib.reproduction.batch import needed_experiments, reproduce
 from cstn_lib.reproduction.experiments import make_experiment
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS
 from cstn_lib.reproduction.runs import RunStore
@@ -295,6 +297,19 @@ def test_runs_in_the_smoke_profile(place: Path, execute: Execute, name):
         if result.startswith("table-"):
             written = place / "figures" / f"{result.replace('-', '_')}.csv"
             assert values(pd.read_csv(written, index_col=0)) <= shown_values(notebook)
+
+
+def test_two_classes_of_few_photos(tmp_path: Path):
+    """The lessons show as many classes and photos as there are, and names as they are."""
+    root = make_folder(tmp_path, count=1, classes=("$10_$20", "кот {0}"))
+    for split in ("train", "val", "test"):
+        litter = root / split / ".ipynb_checkpoints"
+        shutil.copytree(root / split / "$10_$20", litter)
+    lessons = [name for name in FOUND if name[:2] in ("01", "02", "04", "05", "06")]
+    given = {"profile": "smoke", "device": "cpu", "dataset": "folder", "data_root": str(root)}
+    for output in reproduce(lessons, {**given, "runs_dir": str(tmp_path / "runs")}):
+        if output.stem[:2] in ("01", "06"):
+            assert "$10_$20" in output.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("result", [name for name in RESULTS if name.startswith("table-")])
