@@ -138,20 +138,24 @@ def _drawn(figure: Figure, dpi: float) -> Image.Image:
 
 
 def describe(figure: Figure) -> str:
-    """A figure in words: its panels by their titles and axes, and its legend."""
-    said, seen = [], [ax for ax in figure.axes if ax.axison]
+    """A figure in words: its panels by their titles, axes and names, and what they show."""
+    said, shown, seen = [], [], [ax for ax in figure.axes if ax.axison]
     for ax in seen:
         axes = [text for text in (ax.get_ylabel(), ax.get_xlabel()) if text]
         if ax.get_label() == "<colorbar>":
             said.append(f"colour: {axes[0]}" if axes else "a colour bar")
             continue
         kind = "picture" if ax.images and not len(ax.get_xticks()) else "plot"
-        title, of = ax.get_title(), " against ".join(axes)
-        said.append(": ".join(text for text in (kind, title, of) if text))
-    legends = [*figure.legends, *(ax.get_legend() for ax in seen)]
-    named = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
-    if named:
-        said.append("legend: " + ", ".join(dict.fromkeys(named)))
+        ticks = [label.get_text() for label in (*ax.get_xticklabels(), *ax.get_yticklabels())]
+        rows = ", ".join(text for text in ticks if text[:1].isalpha())  # not numbers, not formulas
+        parts = (kind, ax.get_title(), " against ".join(axes), rows)
+        said.append(": ".join(text for text in parts if text))
+        named = [patch.get_label() for patch in ax.patches if kind == "picture"]
+        shown += [name for name in named if name[:1].isalpha()]  # matplotlib's own are _child0
+    for legend in (*figure.legends, *(ax.get_legend() for ax in seen)):
+        shown += [text.get_text() for text in legend.get_texts()] if legend else []
+    if shown:
+        said.append("showing " + ", ".join(dict.fromkeys(shown)))
     counted = (f"{said.count(one)} × {one}" if said.count(one) > 1 else one for one in said)
     return " ".join("; ".join(dict.fromkeys(counted)).replace(r"\$", "$").split())
 

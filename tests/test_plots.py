@@ -188,7 +188,7 @@ def photos_and_plot() -> Figure:
 def test_a_figure_in_words():
     assert plots.describe(photos_and_plot()) == (
         "picture: what is told: the class; plot: training: loss against epoch; "
-        "legend: ground truth, a <line>"
+        "showing ground truth, a <line>"
     )
     figure, axes = plt.subplots(1, 4)
     for ax in axes[:3]:
@@ -196,6 +196,11 @@ def test_a_figure_in_words():
     figure.colorbar(axes[0].images[0], ax=axes[3], label="score")
     axes[3].set(xlabel="x")
     assert plots.describe(figure) == "3 × picture; plot: x; colour: score"
+
+    figure, ax = plt.subplots()
+    ax.barh(["head", "head + wing"], [10, 50])
+    ax.set(xlabel="images [%]")
+    assert plots.describe(figure) == "plot: images [%]: head, head + wing"
 
 
 def test_names_of_classes_are_shown_as_they_are(make_images):
