@@ -50,6 +50,6 @@ def figures_folder(profile: str, dataset: str, own: Sequence[str], chosen: objec
         own: the data sets that it is about.
         chosen: of `user_path`.
     """
-    if user_path(chosen) is not None or dataset in ("", ",".join(own)):
+    if user_path(chosen) is not None or not dataset or dataset == ",".join(own):
         return project_folder(f"figures/{profile}", chosen)
     return project_folder(f"figures/{profile}") / dataset.replace(",", "+")

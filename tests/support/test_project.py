@@ -34,7 +34,7 @@ def test_what_was_given_is_a_path(given, path):
 def test_nothing_was_given(given):
     assert user_path(given) is None
     assert project_folder("runs", given) == project_folder("runs")
-    assert figures_folder("cpu", "", (), given) == project_folder("figures/cpu")
+    assert figures_folder("cpu", given, ["cub"], given) == project_folder("figures/cpu")
 
 
 def test_home_and_bytes_that_are_no_text(monkeypatch):

@@ -83,12 +83,11 @@ class Source(ABC):
                 f"{self.where(f'{folder}/{name}')}: expected the photos in {self.where(folder)}",
             )
         photos = [name for name in names if is_photo(name)]
-        for name in names if len(photos) < len(names) else ():
-            if not is_photo(name):
-                faults.oddity(
-                    "not a kind of photo that is read, passed over",
-                    f"{self.where(f'{folder}/{name}')}: expected {_KINDS}",
-                )
+        for name in sorted(set(names).difference(photos)):
+            faults.oddity(
+                "not a kind of photo that is read, passed over",
+                f"{self.where(f'{folder}/{name}')}: expected {_KINDS}",
+            )
         return photos
 
     def why_missing(self, file: str) -> str:
