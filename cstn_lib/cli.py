@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import typer.core
 
 from cstn_lib.support.errors import InputError, first_line, unknown_name
 from cstn_lib.support.project import user_path
@@ -19,7 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+
+class _Commands(typer.core.TyperGroup):
+    """Ctrl-C ends any command in one line and with exit status 130."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:  # typer would end without a word, or with another status
+            said = str(stop) or "stopped; what is finished is kept, start again to go on"
+            print(f"cstn: {said}", file=sys.stderr)
+            raise SystemExit(130) from stop
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Convolutional STN for weakly supervised object localization.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -72,7 +72,12 @@ _LARGEST_PHOTO, _LARGEST_PLOT = 60_000, 120_000
 
 
 def use_style() -> None:
-    """Set the look of all figures of a notebook, and how it displays them: see `as_html`."""
+    """Set the look of all figures of a notebook, and how it displays them: see `as_html`.
+
+    It begins with matplotlib's own defaults: a reader's matplotlibrc may ask for LaTeX, which then
+    would read the names of classes.
+    """
+    plt.rcdefaults()
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     plt.rcParams.update(
         {

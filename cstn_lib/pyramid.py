@@ -68,6 +68,11 @@ class PyramidLocalizer(nn.Module, ABC):
             nn.Conv2d(widths[-1], widths[-1], 3, padding=1, bias=False), nn.BatchNorm2d(widths[-1])
         )
         self.pyramid = FeaturePyramidNetwork(widths, config.channels)
+        for place, name in enumerate(PYRAMID):  # what leads to no level that votes never learns
+            if name not in names:
+                self.pyramid.layer_blocks[place].requires_grad_(False)
+            if place < PYRAMID.index(names[0]):
+                self.pyramid.inner_blocks[place].requires_grad_(False)
         self.layers = nn.ModuleDict(
             {level.name: self.make_layer(level, config) for level in config.levels}
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -246,10 +248,7 @@ def test_help_of_the_module_imports_nothing_of_the_notebooks():
         assert name in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert {"torch", "cstn_lib.cli"} <= imported
-    assert (
-        not {"papermill", "nbclient", "IPython", "matplotlib", "pandas", "scipy", "accelerate"}
-        & imported
-    )
+    assert not {"papermill", "nbclient", "IPython", "matplotlib", "pandas", "scipy"} & imported
 
 
 # Mistakes
@@ -490,3 +489,63 @@ def test_notebooks_are_checked_before_the_first_one_runs(tmp_path: Path):
     with pytest.raises(InputError, match="table, figure or notebook 'none'"):
         reproduce(["table-1", "none"], {"profile": "smoke", "runs_dir": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize(
+    ("arguments", "called"),
+    [
+        (("data", "make", "birds-cub", "--profile", "smoke"), "open_split"),
+        (("data", "check", "folder", "--root", "."), "check"),
+        (("data", "download", "cub", "--root", "."), "download"),
+        (("reproduce", "--profile", "smoke"), "reproduce_results"),
+        (("report", "--profile", "smoke"), "needed_experiments"),
+        (("predict", "cstn", "--profile", "smoke"), "_finished"),
+        (("bench",), "run_benchmarks"),
+    ],
+)
+def test_ctrl_c_ends_any_command_in_one_line(cstn: Command, monkeypatch, arguments, called):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, called, interrupt)
+    result = cstn(*arguments)
+    assert result.status == 130
+    assert result.err.splitlines() == [
+        "cstn: stopped; what is finished is kept, start again to go on"
+    ]
+
+
+def test_ctrl_c_in_a_training(tmp_path: Path):
+    """A real one: the line says what is kept, and the same command goes on from there."""
+    command = [sys.executable, "-m", "cstn_lib", "train", "cam", "--device", "cpu"]
+    command += ["--profile", "smoke", "--runs-dir", str(tmp_path)]
+    slow = "import time, cstn_lib.training.engine as e; s = e._save_checkpoint\n"
+    slow += "e._save_checkpoint = lambda *a: (s(*a), time.sleep(60))\n"
+    slow += "import runpy; runpy.run_module('cstn_lib', run_name='__main__', alter_sys=True)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *command[3:]],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (kept := list(tmp_path.glob("*/*/checkpoint.safetensors"))):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (130, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("cstn: cam on birds-cub, seed 0, epoch 1: stopped; ")
+    assert f"kept in {kept[0]}, and the same call goes on from there" in last
+    assert "Traceback" not in err
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (kept[0].parent / "run.json").is_file()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
@@ -48,6 +51,36 @@ def ax() -> Iterator[Axes]:
         figure, axes = plt.subplots()
         yield axes
         plt.close(figure)
+
+
+READERS_OWN = """
+text.usetex: True
+font.family: serif
+figure.dpi: 300
+axes.grid: True
+image.cmap: jet
+savefig.bbox: tight
+"""
+
+
+def test_pictures_do_not_depend_on_the_readers_matplotlibrc(tmp_path: Path):
+    """Neither does it need LaTeX, nor does another look come through."""
+    (tmp_path / "matplotlibrc").write_text(READERS_OWN)
+    pictures = []
+    for name, settings in (("plain", {}), ("own", {"MATPLOTLIBRC": str(tmp_path)})):
+        code = f"""
+import matplotlib.pyplot as plt
+from cstn_lib import plots
+plots.use_style()
+figure, ax = plt.subplots()
+ax.imshow([[0, 1], [2, 3]])
+ax.set_title("50 % of the images")
+figure.savefig({str(tmp_path / name)!r} + ".png")
+"""
+        environment = {**os.environ, "MPLBACKEND": "agg", **settings}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+        pictures.append((tmp_path / f"{name}.png").read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 def bars(ax: Axes) -> dict[str, list]:

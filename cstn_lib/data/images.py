@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +67,19 @@ class ImageSet(Dataset):
     box_offsets: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that is given the set: a mapped file by its name, not by its pixels."""
+        state = dict(vars(self))
+        mapped = getattr(self.images, "filename", None)
+        if mapped and isinstance(self.images.base, mmap.mmap):  # all of it, not a slice
+            state["images"] = Path(mapped)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["images"], Path):
+            state["images"] = _mapped(state["images"])
+        vars(self).update(state)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -205,7 +219,7 @@ def open_image_set(folder: Path) -> ImageSet:
             files = np.load(folder / _FILES, mmap_mode="r")
             images = PhotoArray(Path(meta["top"]), files, meta["side"])
         else:
-            images = np.load(folder / _IMAGES, mmap_mode="c")
+            images = _mapped(folder / _IMAGES)
         lengths = (len(images), len(arrays["labels"]), len(arrays["box_offsets"]) - 1)
         if len(set(lengths)) > 1 or arrays["box_offsets"][-1] != len(arrays["boxes"]):
             raise ValueError("its files differ in length")
@@ -227,6 +241,11 @@ def open_image_set(folder: Path) -> ImageSet:
 
 _IMAGES, _FILES = "images.npy", "files.npy"
 _LISTS = ("labels", "boxes", "box_offsets")
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The images of a file; who writes to them changes a copy."""
+    return np.load(path, mmap_mode="c")
 
 
 def _write_lists(folder: Path, lists: SplitLists, **more: object) -> None:

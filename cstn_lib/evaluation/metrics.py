@@ -49,7 +49,7 @@ __all__ = [
     "max_box_acc_v2",
     "mean_interval",
     "paired_iou",
-    "seed_interval",
+    "seed_reach",
     "threshold_curve",
 ]
 
@@ -232,17 +232,18 @@ def image_interval(right: np.ndarray) -> Interval:
     return Interval(float(np.mean(right)), float(result.low), float(result.high))
 
 
-def seed_interval(values: np.ndarray) -> Interval:
-    """Student's interval of a mean over seeds: the uncertainty of training. NaN for one seed."""
+def seed_reach(values: np.ndarray) -> float:
+    """Half the width of Student's 95 % interval of a mean over seeds: the uncertainty of training.
+
+    In the unit of the values; NaN for one seed.
+    """
     values = np.asarray(values, dtype=float)
-    mean = float(values.mean())
     if len(values) < 2:
-        return Interval(mean, float("nan"), float("nan"))
-    reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return Interval(mean, mean - reach, mean + reach)
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def mean_interval(values: np.ndarray) -> Interval:
+def mean_interval(values: np.ndarray, most: float = 1.0) -> Interval:
     """95 % interval of a mean over test images and, where there are several, over seeds.
 
     All seeds see the same images, so two things vary: which images are in the test set, and how a
@@ -251,18 +252,31 @@ def mean_interval(values: np.ndarray) -> Interval:
     the seeds agree, and near that of the seeds where they do not. A bootstrap over both would be
     too narrow then: three seeds drawn again are all the same one in 1 of 9 samples.
 
+    A share's interval is Wilson's, for as many images as would give that variance (Dean and Pagano,
+    Journal of Survey Statistics and Methodology 2015): it stays within [0, 1], and above 0 where
+    none of the images is right.
+
     Args:
-        values: (n,) or (seeds, n) numbers an image, such as one method's hits less another's.
+        values: (n,) or (seeds, n), an entry an image: booleans, whose mean is a share, or numbers,
+            such as one method's hits less another's.
+        most: the largest absolute value that the mean of numbers can have; its interval ends there.
     """
-    values = np.atleast_2d(np.asarray(values, dtype=float))
+    values = np.atleast_2d(values)
     parts = [
         (means.var(ddof=1) / len(means), len(means) - 1)
         for means in (values.mean(axis=0), values.mean(axis=1))
         if len(means) > 1
     ]
     mean, variance = float(values.mean()), sum(part for part, _ in parts)
-    if not variance:
-        return Interval(mean, mean, mean)
-    freedom = variance**2 / sum(part**2 / free for part, free in parts)
-    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
-    return Interval(mean, mean - reach, mean + reach)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts) if variance else np.inf
+    t = float(stats.t.ppf(0.975, freedom))
+    if values.dtype == bool:
+        images = mean * (1 - mean) / variance if variance else values.shape[1]
+        pull = t**2 / images
+        middle = (mean + pull / 2) / (1 + pull)
+        reach = float(np.sqrt(pull * (mean * (1 - mean) + pull / 4))) / (1 + pull)
+        # rounding must put neither the mean outside nor an end
+        low, high = max(0.0, min(middle - reach, mean)), min(1.0, max(middle + reach, mean))
+        return Interval(mean, low, high)
+    reach = t * float(np.sqrt(variance))
+    return Interval(mean, max(mean - reach, -most), min(mean + reach, most))

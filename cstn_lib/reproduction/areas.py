@@ -154,7 +154,7 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
 
     Args:
         areas: (n,) fractions of the image.
-        values: (seeds, n), such as one network's hits less another's.
+        values: (seeds, n) as of `mean_interval`, such as one network's hits less another's.
 
     Returns:
         ``smaller``, ``larger``, and ``larger less smaller``.
@@ -173,7 +173,7 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
     # what both share drops out; left in, it would count twice in a sample of unequal groups
     shared = (found["smaller"].mean + found["larger"].mean) / 2
     gaps = ((values - shared) * sign)[:, np.union1d(*ends.values())]
-    return found | {"larger less smaller": mean_interval(gaps)}
+    return found | {"larger less smaller": mean_interval(gaps, most=2 * np.abs(values).max())}
 
 
 def level_hits(table: pd.DataFrame) -> np.ndarray:

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from cstn_lib.data import DATASETS
-from cstn_lib.data.photos.decoding import processors
 from cstn_lib.reproduction.experiments import Experiment, profile_named, seeded_experiments
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of
 from cstn_lib.reproduction.runs import Run, RunStore
 from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.support.machine import processors
 from cstn_lib.support.project import project_folder, user_path
 from cstn_lib.training.engine import resolve_device
 

@@ -32,14 +32,14 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torchvision.ops import deform_conv2d
 
-from cstn_lib.config import PAPER_LEVELS, ModelConfig, TrainingConfig
+from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, identity_theta, sampling_points
 from cstn_lib.models import build_model
 from cstn_lib.pyramid import CSTNLocalizer
-from cstn_lib.reproduction.experiments import make_experiment
+from cstn_lib.reproduction.experiments import RECIPES, make_experiment
 from cstn_lib.support.progress import Progress
-from cstn_lib.training.engine import make_accelerator, supports_bfloat16
+from cstn_lib.training.engine import autocast, supports_bfloat16
 
 __all__ = [
     "LAYERS",
@@ -87,19 +87,14 @@ class SystemCase:
 def system_cases(device: str) -> list[SystemCase]:
     """The small network of the profiles, in both precisions, and the paper's at 320 x 320."""
     small = replace(make_experiment("cstn", "birds-cub", "quick").model, num_classes=24)
-    paper = ModelConfig(
-        num_classes=200,
-        backbone="resnet101",
-        weights="none",
-        levels=PAPER_LEVELS,
-        channels=512,
-        localization_channels=64,
-        frozen_stages=2,
-    )
+    published = RECIPES["paper, CUB-200-2011"]
+    paper = replace(published.model, num_classes=200, weights="none")
     precisions = ["float32", "bfloat16"] if supports_bfloat16(device) else ["float32"]
     return [
         *(SystemCase("small", small, 80, 64, precision) for precision in precisions),
-        SystemCase("resnet101", paper, 320, 16 if device == "cuda" else 2, precisions[-1]),
+        SystemCase(
+            "resnet101", paper, published.image_size, 16 if device == "cuda" else 2, precisions[-1]
+        ),
     ]
 
 
@@ -278,22 +273,21 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
     }
     for name, build in networks.items():
         torch.manual_seed(0)
-        accelerator = make_accelerator(device, case.precision)
-        model = build()
-        model.to(device=accelerator.device, memory_format=torch.channels_last)
-        network = accelerator.prepare_model(model)
+        model = build().to(device=device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
 
-        def step(network=network, model=model, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
-            network.train()
+        def step(model=model, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
+            model.train()
             optimizer.zero_grad()
-            model.losses(network(images), labels, training)["loss"].backward()
+            with autocast(images.device, case.precision):
+                output = model(images)
+            model.losses(output, labels, training)["loss"].backward()
             optimizer.step()
 
-        def look(network=network) -> None:  # type: ignore[no-untyped-def]
-            network.eval()
-            with torch.inference_mode():
-                network(images)
+        def look(model=model) -> None:  # type: ignore[no-untyped-def]
+            model.eval()
+            with torch.inference_mode(), autocast(images.device, case.precision):
+                model(images)
 
         train[name] = step
         if name != "theta":

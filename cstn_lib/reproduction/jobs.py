@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cstn_lib.data.photos.decoding import processors
 from cstn_lib.support.errors import InputError
+from cstn_lib.support.machine import processors
 
 __all__ = ["Job", "last_line", "run_jobs", "stopped_by_signals"]
 

@@ -27,9 +27,7 @@ from typing import TypeVar
 
 import pandas as pd
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -39,11 +37,12 @@ from cstn_lib.evaluation.predictions import load_table, save_table
 from cstn_lib.models import build_model
 from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.support.atomic import atomic_file
+from cstn_lib.support.disk import acquired
 from cstn_lib.support.errors import InputError, first_line
 from cstn_lib.support.machine import provenance
 from cstn_lib.support.progress import message_stream
 from cstn_lib.support.project import project_folder
-from cstn_lib.training.distributed import processes
+from cstn_lib.training.distributed import Processes, processes
 from cstn_lib.training.engine import fit, predict, resolve_device
 
 __all__ = ["Run", "RunStore"]
@@ -70,7 +69,7 @@ class RunStore:
     device: str | None = None
 
     @property
-    def processes(self) -> PartialState:
+    def processes(self) -> Processes:
         """Which process this is, of how many that work on the same runs."""
         return processes(resolve_device(self.device))
 
@@ -85,8 +84,12 @@ class RunStore:
 
     def open(self, experiment: Experiment) -> Run:
         """The run of an experiment as it stands, without training it."""
-        with self.processes.main_process_first():  # draws or decodes what is not there yet
-            train = open_split(experiment.data, experiment.training_split, self.data_root)
+        if not self.processes.is_first:
+            self.processes.wait()
+        # draws or decodes what is not there yet
+        train = open_split(experiment.data, experiment.training_split, self.data_root)
+        if self.processes.is_first:
+            self.processes.wait()
         return self.open_on(experiment, train.num_classes, train.fingerprint)
 
     def open_on(self, experiment: Experiment, num_classes: int, fingerprint: str) -> Run:
@@ -195,15 +198,15 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         waited = 0
-        while not _of_first(processes, lambda: _try(lock)):
-            if not waited and processes.is_main_process:
+        while not _of_first(processes, lambda: acquired(lock)):
+            if not waited and processes.is_first:
                 said = f"{self.title}: another process has it, waiting"
                 print(said, file=message_stream(), flush=True)
             waited += 1
             time.sleep(min(0.1 * waited, 2))
         try:
             yield
-            processes.wait_for_everyone()  # all are done with the folder
+            processes.wait()  # all are done with the folder
         finally:
             lock.release()
 
@@ -216,7 +219,7 @@ class Run:
     def train(self) -> None:
         """Train to the end, from the last epoch's checkpoint where there is one."""
         started = time.perf_counter()
-        writer = self.store.processes.is_main_process
+        writer = self.store.processes.is_first
         if writer:
             _write_json(self.folder / "config.json", self.identity)
         torch.manual_seed(self.experiment.seed)
@@ -234,7 +237,7 @@ class Run:
         if writer:
             self._write(model, history, time.perf_counter() - started)
             self.checkpoint.unlink(missing_ok=True)
-        self.store.processes.wait_for_everyone()
+        self.store.processes.wait()
 
     def _predict(self, split: str, path: Path) -> None:
         table = predict(
@@ -243,9 +246,9 @@ class Run:
             device=self.store.device,
             precision=self.experiment.training.precision,
         )
-        if self.store.processes.is_main_process:
+        if self.store.processes.is_first:
             save_table(table, path)
-        self.store.processes.wait_for_everyone()
+        self.store.processes.wait()
 
     def _write(self, model: nn.Module, history: pd.DataFrame, seconds: float) -> None:
         with atomic_file(self.folder / "model.safetensors") as temporary:
@@ -257,7 +260,7 @@ class Run:
             "training_seconds": round(float(history["seconds"].sum()), 1),
             "total_seconds": round(seconds, 1),
             **provenance(resolve_device(self.store.device)),
-            "processes": self.store.processes.num_processes,
+            "processes": self.store.processes.count,
         }
         _write_json(self.folder / "run.json", facts)
 
@@ -267,15 +270,6 @@ def _write_json(path: Path, content: dict) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _of_first(processes: PartialState, ask: Callable[[], bool]) -> bool:
+def _of_first(processes: Processes, ask: Callable[[], bool]) -> bool:
     """What the first of several processes answers, told to all."""
-    answer = [ask() if processes.is_main_process else False]
-    return broadcast_object_list(answer)[0]
-
-
-def _try(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
+    return processes.of_each(processes.is_first and ask())[0]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
-import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from cstn_lib.support.errors import InputError
+from cstn_lib.support.progress import message_stream
 
 try:
     import fcntl
-except ImportError:  # not on this system: there, two processes must not write at once
+except ImportError:  # not on this system, whose file systems all have locks
     fcntl = None
 
-__all__ = ["alone_in", "writing"]
+__all__ = ["acquired", "alone_in", "writing"]
 
 _ADVICE = {
     errno.ENOSPC: "free some space and start again",
@@ -48,12 +51,44 @@ def alone_in(folder: Path) -> Iterator[None]:
     The system ends the wait when the other process ends, however it does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / ".cstn-lock")
+    while not acquired(lock):
+        time.sleep(0.1)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)
+        lock.release()
+
+
+def acquired(lock: FileLock) -> bool:
+    """Take a lock and tell whether that went, without waiting.
+
+    On a file system that has no locks it seems to go, and a line on stderr says so: to refuse all
+    work there would be worse than two processes that do the same.
+
+    Raises:
+        OSError: the lock's file cannot be written.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except (OSError, NotImplementedError) as error:
+        path = Path(lock.lock_file)
+        if not _lacks_locks(path):
+            if isinstance(error, Timeout):
+                return False
+            raise
+        print(
+            f"{path.parent}: this file system has no locks; start nothing else that works there",
+            file=message_stream(),
+        )
+    return True
+
+
+def _lacks_locks(path: Path) -> bool:
+    """Whether that is why a file could not be locked; filelock's versions tell it in many ways."""
+    try:
+        with path.open() as file:
+            fcntl and fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+    return False

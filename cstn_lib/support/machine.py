@@ -1,7 +1,8 @@
-"""Where a result comes from: the code, the packages and the machine, as a run notes them down."""
+"""The machine: how much of it may be used, and what a run notes down of it, with its packages."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -11,7 +12,31 @@ import torchvision
 
 from cstn_lib.support.project import project_folder
 
-__all__ = ["provenance"]
+__all__ = ["processors", "provenance"]
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def processors() -> int:
+    """How many processors this process may use: its affinity mask and a container's quota count."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        allowed = os.cpu_count() or 1
+    return max(1, int(min(allowed, _quota())))
+
+
+def _quota() -> float:
+    """Processors' worth of time that the container has; infinite where nothing limits it."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # v2, v1
+        try:
+            words = [word for file in files for word in (CGROUP / file).read_text().split()]
+            quota, period = (float(word) for word in words)  # "max" is no number
+        except (OSError, ValueError):
+            continue
+        if quota > 0:
+            return quota / period
+    return float("inf")
 
 
 def provenance(device: str) -> dict[str, str | int]:

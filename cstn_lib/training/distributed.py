@@ -7,26 +7,84 @@ here: which images a process takes, and the statistics of batch norm.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from cstn_lib.support.errors import InputError
 
-__all__ = ["BatchParts", "processes", "shared_batch_norm"]
+__all__ = ["BatchParts", "Processes", "processes", "shared_batch_norm"]
 
 
-def processes(device: str) -> PartialState:
-    """Which process this is, of how many; alone unless a launcher started several.
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, of how many that work together.
+
+    Attributes:
+        device: that this one computes on.
+        rank: from 0, the first, to count - 1.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that speaks and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def of_each(self, value: Any) -> list[Any]:
+        """What each has, told to all."""
+        told = [value] * self.count
+        if self.count > 1:
+            distributed.all_gather_object(told, value)
+        return told
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes of a tensor, the same bits in each."""
+        if self.count > 1:
+            distributed.all_reduce(values)
+        return values / self.count
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The network whose gradients are averaged; itself where it is alone.
+
+        Each parameter that wants a gradient must get one in every step.
+        """
+        if self.count == 1:
+            return model
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids)
+
+
+def processes(device: str) -> Processes:
+    """Those that a launcher started together (``torchrun``, ``accelerate launch``); else one.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
     """
-    return PartialState(cpu=device == "cpu")
+    own = torch.device(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes(own)
+    if device == "cuda":
+        own = torch.device(device, int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    if not distributed.is_initialized():
+        distributed.init_process_group()  # gloo, and for tensors of a GPU nccl
+    return Processes(own, distributed.get_rank(), distributed.get_world_size())
 
 
 class BatchParts(Sampler[list[int]]):
@@ -95,19 +153,18 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             wide = x.float()
-            count = wide.new_tensor([x.numel() / x.shape[1]])
-            count, total, squares = _Sum.apply(
-                torch.cat([count, wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
-            ).split([1, x.shape[1], x.shape[1]])
-            mean = total / count
-            variance = (squares / count - mean.square()).clamp(min=0)
+            count = _Sum.apply(wide.new_tensor(x.numel() / x.shape[1]))
+            # first the mean, then the squares of what differs from it: the difference of two large
+            # sums would lose the variance of a map far from zero
+            mean = _Sum.apply(wide.sum((0, 2, 3))) / count
+            centred = wide - mean[:, None, None]
+            variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             scale = self.weight * (variance + self.eps).rsqrt()
-            shift = self.bias - mean * scale
-            return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+            return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 class _Sum(torch.autograd.Function):
@@ -116,11 +173,11 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values):  # type: ignore[no-untyped-def]
         total = values.clone()
-        torch.distributed.all_reduce(total)
+        distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         total = gradient.clone()
-        torch.distributed.all_reduce(total)
+        distributed.all_reduce(total)
         return total

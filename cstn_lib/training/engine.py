@@ -1,18 +1,19 @@
-"""Training and prediction, on accelerate: a CPU, a GPU or several, float32 or bfloat16.
+"""Training and prediction: on a CPU, a GPU or several, in float32 or bfloat16.
 
 `fit` follows the recipe that makes CSTN work (see notebook 05): the features are warmed up while
 every theta stays at the identity, then the localization networks are let go at a fraction of the
 learning rate and without weight decay.
 
 After each epoch one checkpoint file is replaced: network, optimizer, history. Everything random is
-a function of (seed, epoch), so training that was killed continues from there to the same result.
+a function of (seed, epoch), so training that was killed continues from there: on a CPU to the same
+bits, with as many threads; on a GPU to what a second undisturbed training would give, for there
+sums of gradients (of `grid_sample`, among others) come in any order.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -36,17 +34,18 @@ from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import describe, judge, to_table
 from cstn_lib.support.atomic import atomic_file
-from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
+from cstn_lib.support.machine import processors
 from cstn_lib.support.progress import Progress
-from cstn_lib.training.distributed import BatchParts, shared_batch_norm
+from cstn_lib.training.distributed import BatchParts, Processes, processes, shared_batch_norm
 
 __all__ = [
     "DEVICES",
     "TrainingConfig",
     "TrainingDivergedError",
+    "autocast",
     "check_precision",
     "fit",
-    "make_accelerator",
     "predict",
     "resolve_device",
     "supports_bfloat16",
@@ -79,22 +78,14 @@ def check_precision(precision: str) -> None:
         raise unknown_name("precision", precision, PRECISIONS)
 
 
-def make_accelerator(device: str = "auto", precision: str = "float32") -> Accelerator:
-    """An accelerator for one of `DEVICES`.
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Within it a network computes in one of `PRECISIONS`; its parameters are float32 in both.
 
     Raises:
-        InputError: the device is unknown or absent, or the precision unknown.
+        InputError: the precision is unknown.
     """
-    resolved = resolve_device(device)
     check_precision(precision)
-    # accelerate keeps one state a process and refuses to change it; a notebook may want both
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        cpu=resolved == "cpu",
-        mixed_precision="bf16" if precision == "bfloat16" else "no",
-        # thetas rest during the warm-up, and a level that does not vote is not used at all
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def resolve_device(device: str | None) -> str:
@@ -156,71 +147,88 @@ def fit(
         the time that watching `val` took.
 
     Raises:
-        TrainingDivergedError: the loss is no longer finite.
+        TrainingDivergedError: the loss or a weight is no longer finite.
+        Interrupted: Ctrl-C; says what is kept.
         InputError: a name in `config` is unknown or the checkpoint is damaged.
     """
-    accelerator = make_accelerator(device, config.precision)
-    model.to(device=accelerator.device, memory_format=torch.channels_last)
+    check_precision(config.precision)
+    together = processes(resolve_device(device))
+    model.to(device=together.device, memory_format=torch.channels_last)
     optimizer = _make_optimizer(model, config)
     history = _load_checkpoint(checkpoint, model, optimizer)
     order = EpochOrder(len(train), seed)
-    parts = accelerator.num_processes
-    batches = BatchParts(order, config.batch_size, accelerator.process_index, parts)
+    batches = BatchParts(order, config.batch_size, together.rank, together.count)
     loader = DataLoader(
-        Mirrored(train),
-        batch_sampler=batches,
-        collate_fn=_as_is,
-        **_loading(accelerator.device),
+        Mirrored(train), batch_sampler=batches, collate_fn=_as_is, **_loading(together.device)
     )
-    optimizer = accelerator.prepare_optimizer(optimizer)
-    steps = len(loader)
-    total, done = config.epochs * steps, len(history) * steps
-    with (
-        _own_random_numbers(accelerator),
-        shared_batch_norm(model, parts),
-        _prepared(accelerator, model) as network,
-        Progress(
-            total=total,
-            initial=done,
-            desc=title,
-            disable=not accelerator.is_main_process,
-        ) as bar,
-    ):
+    bar = Progress(
+        total=config.epochs * len(loader),
+        initial=len(history) * len(loader),
+        desc=title,
+        disable=not together.is_first,
+    )
+    with _own_settings(together.device), shared_batch_norm(model, together.count), bar:
         for epoch in range(len(history), config.epochs):
-            started = time.perf_counter()
-            order.epoch = epoch
-            torch.manual_seed(_epoch_seed(seed, epoch, accelerator.process_index))
-            network.train()
             means = RunningMeans(f"{title}, epoch {epoch + 1}", checkpoint)
-            for step, (images, labels) in enumerate(loader):
-                images = images.to(accelerator.device, non_blocking=True)
-                labels = labels.to(accelerator.device, non_blocking=True)
-                scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = group["highest_lr"] * scale
-                transform = epoch >= config.warmup_epochs
-                output = network(images, transform=transform, labels=labels)
-                losses = model.losses(output, labels, config)
-                # the average over processes is then the mean over the batch's images
-                losses = {name: loss * batches.share(step) for name, loss in losses.items()}
-                optimizer.zero_grad()
-                accelerator.backward(losses["loss"])
-                optimizer.step()
-                means.add(_averaged(accelerator, losses))
-                bar.update()
-            row = {"epoch": epoch + 1, **means.result()}
-            seconds = time.perf_counter() - started
-            state = f"loss {row['loss']:.3f}"
-            if val is not None:
-                watched = evaluate(_predict(accelerator, network, val, watching=True))
-                row |= {f"val_{name}": value for name, value in watched.items()}
-                state += f", val GT-Known {row['val_gt_known_loc']:.1%}"
-            row["seconds"] = round(seconds, 2)
-            history.append(row)
-            bar.set_postfix_str(state)
-            if accelerator.is_main_process:
-                _save_checkpoint(checkpoint, model, optimizer, history)
+            with means.until_ctrl_c():
+                started = time.perf_counter()
+                order.epoch = epoch
+                torch.manual_seed(_epoch_seed(seed, epoch, together.rank))
+                for losses in _steps(model, config, optimizer, loader, together, epoch):
+                    means.add(losses)
+                    bar.update()
+                row = {"epoch": epoch + 1, **means.result()}
+                means.check(model)
+                seconds = round(time.perf_counter() - started, 2)
+                shown = {"loss": f"{row['loss']:.3f}"}
+                if val is not None:
+                    table = _predict(together, model, val, config.precision, watching=True)
+                    row |= {f"val_{name}": value for name, value in evaluate(table).items()}
+                    shown["val GT-Known"] = f"{row['val_gt_known_loc']:.1%}"
+                history.append({**row, "seconds": seconds})
+                bar.set_postfix(shown)
+                if together.is_first:
+                    _save_checkpoint(checkpoint, model, optimizer, history)
     return pd.DataFrame(history)
+
+
+def _steps(
+    model: nn.Module,
+    config: TrainingConfig,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    together: Processes,
+    epoch: int,
+) -> Iterator[dict[str, Tensor]]:
+    """Take the steps of an epoch; the terms of each one's loss, averaged over processes."""
+    transform = epoch >= config.warmup_epochs
+    moving = model.localization_parameters()
+    for parameter in moving:  # at rest they get no gradient, which other processes would wait for
+        parameter.requires_grad_(transform)
+    try:
+        network = together.parallel(model).train()
+        device, steps = together.device, len(loader)
+        for step, (images, labels) in enumerate(loader):
+            images = images.to(device, non_blocking=True)
+            labels = labels.to(device, non_blocking=True)
+            scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest_lr"] * scale
+            with autocast(device, config.precision):
+                output = network(images, transform=transform, labels=labels)
+            losses = model.losses(output, labels, config)
+            # the average over processes is then the mean over the batch's images
+            share = loader.batch_sampler.share(step)
+            losses = {name: loss * share for name, loss in losses.items()}
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            optimizer.step()
+            # so that all processes see the same numbers and stop together
+            values = together.mean(torch.stack([v.detach() for v in losses.values()]))
+            yield dict(zip(losses, values.unbind(), strict=True))
+    finally:
+        for parameter in moving:
+            parameter.requires_grad_(True)
 
 
 @_in_one_line()
@@ -228,63 +236,63 @@ def predict(
     model: nn.Module, data: ImageSet, *, device: str, precision: str = "float32"
 ) -> pd.DataFrame:
     """The predictions table (`cstn_lib.evaluation.predictions`) of a network on a split."""
-    accelerator = make_accelerator(device, precision)
-    model.to(device=accelerator.device, memory_format=torch.channels_last)
-    with _prepared(accelerator, model, evaluation_mode=True) as network:
-        return _predict(accelerator, network, data, watching=False)
-
-
-@contextmanager
-def _prepared(
-    accelerator: Accelerator, model: nn.Module, evaluation_mode: bool = False
-) -> Iterator[nn.Module]:
-    """The network as accelerate runs it, and afterwards as it was.
-
-    accelerate wraps `forward` for its precision and marks the network as prepared; left in place,
-    the next `fit` or `predict` of the same object would keep the old precision.
-    """
-    network = accelerator.prepare_model(model, evaluation_mode=evaluation_mode)
-    try:
-        yield network
-    finally:
-        accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-        for name in ("_is_accelerate_prepared", "forward"):
-            model.__dict__.pop(name, None)
+    check_precision(precision)
+    together = processes(resolve_device(device))
+    model.to(device=together.device, memory_format=torch.channels_last)
+    with _own_settings(together.device):
+        return _predict(together, model, data, precision, watching=False)
 
 
 def _predict(
-    accelerator: Accelerator, network: nn.Module, data: ImageSet, *, watching: bool
+    together: Processes, model: nn.Module, data: ImageSet, precision: str, *, watching: bool
 ) -> pd.DataFrame:
-    """The predictions table; quietly and without a sweep of thresholds while `watching`."""
-    options = _loading(accelerator.device)
-    loader = accelerator.prepare_data_loader(
-        DataLoader(data, PREDICT_BATCH, collate_fn=_as_is, **options)
+    """The predictions table; quietly and without a sweep of thresholds while `watching`.
+
+    Each process predicts some of the images, and all of them get the whole table.
+    """
+    mine = range(together.rank, len(data), together.count)
+    loader = DataLoader(
+        data, PREDICT_BATCH, sampler=mine, collate_fn=_as_is, **_loading(together.device)
     )
-    network.eval()
+    model.eval()
     parts: list[dict[str, np.ndarray]] = []
     start = 0
-    bar = Progress(loader, f"predict {data.name} {data.split}", disable=watching)
+    quiet = watching or not together.is_first
+    bar = Progress(loader, f"predict {data.name} {data.split}", disable=quiet)
     for images, labels in bar:
+        images, labels = images.to(together.device), labels.to(together.device)
         with torch.inference_mode():
-            columns = describe(network(images), labels)
-        columns = accelerator.gather_for_metrics(columns)
+            with autocast(together.device, precision):
+                output = model(images)
+            columns = describe(output, labels)
         part = {name: value.cpu().numpy() for name, value in columns.items()}
-        images_here = np.arange(start, start + len(part["label"]))
+        images_here = np.array(mine[start : start + len(labels)])
         truth = BoxList.of([data.boxes_of(i) for i in images_here])
         part = judge(part, truth, data.image_size, sweep=not watching)
         parts.append({"image": images_here, **part})
-        start += len(images_here)
-    table = to_table({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+        start += len(labels)
+    parts = [part for some in together.of_each(parts) for part in some]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    in_order = np.argsort(columns["image"])
+    table = to_table({name: values[in_order] for name, values in columns.items()})
     table.insert(3, "gt_boxes", [data.boxes_of(i).ravel() for i in range(len(data))])
     return table
 
 
 @contextmanager
-def _own_random_numbers(accelerator: Accelerator) -> Iterator[None]:
-    """Leave torch's random numbers as they were, whatever is seeded and drawn within."""
-    device = accelerator.device
+def _own_settings(device: torch.device) -> Iterator[None]:
+    """Random numbers and products as the recipe has them; for the caller as they were.
+
+    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may have asked for
+    products of fewer digits.
+    """
+    digits = torch.get_float32_matmul_precision()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(digits)
 
 
 def _epoch_seed(seed: int, epoch: int, process: int) -> int:
@@ -346,7 +354,7 @@ def _loading(device: torch.device) -> dict[str, object]:
     """How batches are fetched: beside a GPU by other processes, into memory it can copy from."""
     if device.type != "cuda":
         return {}
-    return {"num_workers": min(8, os.cpu_count() or 1), "pin_memory": True}
+    return {"num_workers": min(8, processors()), "pin_memory": True}
 
 
 def _as_is(batch: object) -> object:
@@ -354,14 +362,13 @@ def _as_is(batch: object) -> object:
     return batch
 
 
-def _averaged(accelerator: Accelerator, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Over processes, so that all of them see the same numbers and stop together."""
-    values = accelerator.reduce(torch.stack([v.detach() for v in losses.values()]), "mean")
-    return dict(zip(losses, values.unbind(), strict=True))
-
-
 class RunningMeans:
-    """Means of the losses over an epoch, which also notice NaN without slowing a GPU down."""
+    """Means of the losses over an epoch, which also notice NaN without slowing a GPU down.
+
+    Args:
+        where: the training and its epoch, for whoever is told why it stopped.
+        checkpoint: what is kept then.
+    """
 
     def __init__(self, where: str, checkpoint: Path) -> None:
         self.where = where
@@ -373,29 +380,47 @@ class RunningMeans:
         self.names = list(losses)
         self.steps.append(torch.stack(list(losses.values())))
         if len(self.steps) - self.checked >= (1 if self.steps[-1].device.type == "cpu" else 50):
-            self._check()
+            self._check_losses()
 
     def result(self) -> dict[str, float]:
-        self._check()
+        self._check_losses()
         return dict(zip(self.names, torch.stack(self.steps).mean(dim=0).tolist(), strict=True))
 
-    def _check(self) -> None:
+    @contextmanager
+    def until_ctrl_c(self) -> Iterator[None]:
+        """Which raises `Interrupted` in here."""
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                f"{self.where}: stopped; {self._kept()}, and the same call goes on from there"
+            ) from stop
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse weights that are not finite: the last loss is older than the last step."""
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise self._diverged(f"{self.where}, last step: {name} is not finite")
+
+    def _check_losses(self) -> None:
         unchecked = self.steps[self.checked :]
         finite = torch.stack(unchecked).isfinite().all(dim=1).tolist() if unchecked else []
         if not all(finite):
             step = self.checked + finite.index(False)
             values = zip(self.names, self.steps[step].tolist(), strict=True)
-            kept = (
-                f"kept in {self.checkpoint}"
-                if self.checkpoint.exists()
-                else "the untrained network"
-            )
-            raise TrainingDivergedError(
-                f"{self.where}, step {step + 1}: the loss is not finite ("
-                + ", ".join(f"{name} {value:.4g}" for name, value in values)
-                + f"); the last good state is {kept}; try a lower learning rate"
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in values)
+            raise self._diverged(
+                f"{self.where}, step {step + 1}: the loss is not finite ({listed})"
             )
         self.checked = len(self.steps)
+
+    def _diverged(self, found: str) -> TrainingDivergedError:
+        return TrainingDivergedError(f"{found}; {self._kept()}; try a lower learning rate")
+
+    def _kept(self) -> str:
+        if self.checkpoint.exists():
+            return f"the last good state is kept in {self.checkpoint}"
+        return "the last good state is the untrained network"
 
 
 def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,26 @@ def test_single_items(tmp_path: Path):
     assert label.shape == ()
     assert label.item() == LABELS[2]
     np.testing.assert_array_equal(image.permute(1, 2, 0), IMAGES[2])
+
+
+def test_a_spawned_process_opens_the_file_again(tmp_path: Path):
+    """A loader's worker is given the set by pickle: its pixels stay where they are."""
+    data = write(tmp_path / "set")
+    packed = pickle.dumps(data)
+    assert data.images.tobytes() not in packed
+    again = pickle.loads(packed)
+    assert isinstance(again.images, np.memmap)
+    np.testing.assert_array_equal(again.images, IMAGES)
+    np.testing.assert_array_equal(again.labels, LABELS)
+    again.__getitems__([0])[0].zero_()
+    np.testing.assert_array_equal(again.images, IMAGES)
+
+
+def test_some_of_the_images_are_pickled_as_they_are(tmp_path: Path):
+    data = write(tmp_path / "set")
+    some = replace(data, images=data.images[1:3], labels=data.labels[1:3])
+    again = pickle.loads(pickle.dumps(some))
+    np.testing.assert_array_equal(again.images, IMAGES[1:3])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])

@@ -248,7 +248,7 @@ def test_interrupted_decoding_is_continued(roots, data_dir, monkeypatch):
     images = open_it("cub", roots, "test")
     assert len(decoded) == 2, "ten of twelve were there"
     np.testing.assert_array_equal(images.images, expected.images)
-    assert not list((data_dir / "cub").glob(".*"))
+    assert not list((data_dir / "cub").glob(".*.partial"))
 
 
 # The published metadata

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
 from torchvision.ops import box_iou
 
 from cstn_lib.evaluation.metrics import (
@@ -30,7 +32,7 @@ from cstn_lib.evaluation.metrics import (
     max_box_acc_v2,
     mean_interval,
     paired_iou,
-    seed_interval,
+    seed_reach,
     threshold_curve,
 )
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS
@@ -481,19 +483,14 @@ def test_image_interval_of_ten_images():
     assert interval.high == pytest.approx(0.8922, abs=1e-4)
 
 
-def test_seed_interval_is_students():
+def test_seed_reach_is_students():
     """Three seeds: t of two degrees of freedom is 4.3027."""
-    interval = seed_interval(np.array([0.70, 0.74, 0.72]))
-    reach = 4.3026527 * 0.02 / math.sqrt(3)
-    assert interval.mean == pytest.approx(0.72)
-    assert interval.low == pytest.approx(0.72 - reach, abs=1e-7)
-    assert interval.high == pytest.approx(0.72 + reach, abs=1e-7)
+    expected = 4.3026527 * 0.02 / math.sqrt(3)
+    assert seed_reach(np.array([0.70, 0.74, 0.72])) == pytest.approx(expected, abs=1e-7)
 
 
-def test_seed_interval_of_one_seed():
-    interval = seed_interval([0.7])
-    assert interval.mean == 0.7
-    assert math.isnan(interval.low) and math.isnan(interval.high)
+def test_seed_reach_of_one_seed():
+    assert math.isnan(seed_reach([0.7]))
 
 
 # A mean over images and seeds
@@ -507,8 +504,29 @@ def test_mean_interval_of_a_fraction_is_near_wilsons():
 
 
 def test_mean_interval_without_variance():
-    assert mean_interval(np.ones(7)) == (1, 1, 1)
+    assert mean_interval(np.zeros(7)) == (0, 0, 0)
     assert mean_interval([0.5]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_share_of_none_or_all_is_still_uncertain(seeds):
+    """Wilson's, whose end is z² / (n + z²) away; agreeing seeds tell no more of the images."""
+    end = 1.959964**2 / (240 + 1.959964**2)
+    assert mean_interval(np.zeros((seeds, 240), bool)) == pytest.approx((0, 0, end), abs=1e-6)
+    assert mean_interval(np.ones((seeds, 240), bool)) == pytest.approx((1, 1 - end, 1), abs=1e-6)
+
+
+@given(
+    right=arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 30))),
+    rival=st.integers(0, 2**32 - 1),
+)
+def test_mean_interval_stays_within_what_is_possible(right, rival):
+    share = mean_interval(right)
+    assert 0 <= share.low <= share.mean <= share.high <= 1
+    assert share.low < share.high
+    other = np.random.default_rng(rival).random(right.shape) < 0.5
+    difference = mean_interval(right.astype(int) - other)
+    assert -1 <= difference.low <= difference.mean <= difference.high <= 1
 
 
 def test_mean_interval_takes_images_together():
@@ -519,8 +537,9 @@ def test_mean_interval_takes_images_together():
 
 
 def test_mean_interval_of_seeds_that_disagree_is_students():
-    seeds = np.array([[0.1], [0.5], [1.0]])
-    assert mean_interval(np.repeat(seeds, 100, axis=1)) == pytest.approx(seed_interval(seeds[:, 0]))
+    seeds = np.array([[0.1], [0.2], [0.3]])
+    mean, low, high = mean_interval(np.repeat(seeds, 100, axis=1))
+    assert [high - mean, mean - low] == pytest.approx([seed_reach(seeds[:, 0])] * 2)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.04])
@@ -533,3 +552,17 @@ def test_mean_interval_covers_what_it_says(spread):
         interval = mean_interval(values + random.normal(0, spread, (3, 1)))
         covered.append(interval.low <= 0 <= interval.high)
     assert 0.92 < np.mean(covered) < 0.98
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_mean_interval_of_a_share_covers_what_it_says(share, spread):
+    """Three trainings, apart by `spread` logits and more, that share 400 images."""
+    random = np.random.default_rng(0)
+    covered = []
+    for _ in range(600):
+        hard = stats.norm.ppf(share) * math.sqrt(2) + random.normal(size=400)
+        hard = hard + spread * random.normal(size=(3, 1)) + random.normal(size=(3, 400))
+        interval = mean_interval(hard > 0)
+        covered.append(interval.low <= share <= interval.high)
+    assert np.mean(covered) > 0.92

@@ -34,7 +34,7 @@ from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, 
 from cstn_lib.models import build_model
 from cstn_lib.outputs import normalized
 from cstn_lib.reproduction.runs import Run, RunStore
-from cstn_lib.support.errors import InputError
+from cstn_lib.support.errors import InputError, Interrupted
 from cstn_lib.training import engine
 from cstn_lib.training.engine import (
     EpochOrder,
@@ -43,7 +43,6 @@ from cstn_lib.training.engine import (
     TrainingDivergedError,
     fit,
     lr_scale,
-    make_accelerator,
     predict,
     resolve_device,
     supports_bfloat16,
@@ -350,9 +349,6 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_interrupted_training_ends_in_the_same_network(fit_in, val: ImageSet, variant):
-    def interrupt(module: nn.Module) -> None:
-        raise KeyboardInterrupt
-
     config = VARIANTS[variant]
     undisturbed = make_model()
     expected = fit_in(undisturbed, config, "undisturbed")
@@ -510,6 +506,47 @@ def test_divergence_in_the_last_step_is_seen(fit_in, tmp_path: Path):
     assert epochs_in(tmp_path / "checkpoint.safetensors") == 2
 
 
+def test_divergence_by_the_last_step_of_an_epoch_is_seen(fit_in, tmp_path: Path):
+    """Its loss is finite, its gradient is not; nobody could go on from such a checkpoint."""
+
+    def spoil_gradient(module: nn.Module) -> None:
+        module.classifier.bias.register_hook(lambda gradient: gradient * float("inf"))
+
+    model, undisturbed = make_model(), make_model()
+    config = replace(TRAINING, optimizer="sgd", lr=0.01)
+    at_training_step(model, 2 * STEPS, spoil_gradient)
+    with pytest.raises(TrainingDivergedError) as caught:
+        fit_in(model, config)
+    assert "small run, epoch 2, last step: classifier.bias is not finite" in one_line(caught)
+    assert epochs_in(tmp_path / "checkpoint.safetensors") == 1
+    fit_in(undisturbed, config, "undisturbed")
+    resumed = make_model(seed=99)
+    fit_in(resumed, config)
+    assert not differing(undisturbed, resumed)
+
+
+# Ctrl-C
+
+
+def interrupt(module: nn.Module) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [2, STEPS + 1])
+def test_ctrl_c_says_what_is_kept(fit_in, tmp_path: Path, step):
+    model = make_model()
+    at_training_step(model, step, interrupt)
+    with pytest.raises(Interrupted) as caught:
+        fit_in(model)
+    message, checkpoint = one_line(caught), tmp_path / "checkpoint.safetensors"
+    if step == 2:
+        assert message.startswith("small run, epoch 1: stopped; the last good state is the untr")
+    else:
+        assert f"epoch 2: stopped; the last good state is kept in {checkpoint}, " in message
+    assert message.endswith("the same call goes on from there")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 # bfloat16 and devices
 
 
@@ -557,13 +594,37 @@ def test_float32_does_not_autocast(fit_in):
     assert dtypes == {torch.float32}
 
 
-def test_precision_can_change_within_a_process():
-    """accelerate by itself refuses; a notebook may want both."""
-    modes = [make_accelerator("cpu", p).mixed_precision for p in ("float32", "bfloat16", "float32")]
-    assert modes == ["no", "bf16", "no"]
+OTHERS_SETTINGS = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+    "ACCELERATE_USE_FSDP": "true",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_USE_CPU": "true",
+}
 
 
-@pytest.mark.parametrize("call", [make_accelerator, supports_bfloat16])
+def test_a_training_depends_on_its_recipe_alone(fit_in, val: ImageSet, monkeypatch):
+    """Not on what the environment or the caller has asked of torch or of other libraries."""
+    seen = set()
+    models = [make_model() for _ in range(2)]
+    models[1].register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
+    fit_in(models[0], name="plain")
+    for name, value in OTHERS_SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    try:
+        fit_in(models[1], name="set")
+        predict(models[1], val, device="cpu")
+        assert torch.get_float32_matmul_precision() == "medium", "the caller's again"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == {"highest"}
+    assert not differing(*models)
+
+
+@pytest.mark.parametrize("call", [resolve_device, supports_bfloat16])
 def test_unknown_device(call):
     with pytest.raises(InputError) as caught:
         call("tpu")
@@ -581,7 +642,7 @@ def test_absent_cuda(fit_in, monkeypatch):
     with pytest.raises(InputError) as caught:
         fit_in(make_model(), device="cuda")
     assert "'cuda'" in one_line(caught)
-    assert make_accelerator("auto").device.type == "cpu"
+    assert resolve_device("auto") == "cpu"
 
 
 @pytest.mark.parametrize("name", ["optimizer", "schedule", "precision"])
@@ -753,10 +814,6 @@ HEADS = ("cstn", "plain", "deform", "stn", "cam", "has", "acol", "spg", "adl")
 @pytest.mark.parametrize("head", HEADS)
 def test_every_method_resumes_to_the_same_network(fit_in, head):
     """Also those that draw random numbers while they train."""
-
-    def interrupt(module: nn.Module) -> None:
-        raise KeyboardInterrupt
-
     config = replace(SMALL, head=head)
     training = replace(TRAINING, epochs=2, warmup_epochs=0)
     undisturbed, stopped, resumed = (make_model(seed, config) for seed in (0, 0, 99))

@@ -30,6 +30,7 @@ from torchvision.transforms.v2 import functional as F
 from cstn_lib.data.photos.faults import Faults
 from cstn_lib.data.photos.sources import FolderSource, Source
 from cstn_lib.support.errors import InputError, first_line
+from cstn_lib.support.machine import processors
 from cstn_lib.support.progress import Progress
 
 __all__ = [
@@ -246,11 +247,3 @@ _AHEAD = 128
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """One pool a process: threads do not survive a fork."""
     return ThreadPoolExecutor(threads)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1

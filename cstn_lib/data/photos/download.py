@@ -28,7 +28,7 @@ from torchvision.datasets.utils import check_integrity
 from cstn_lib.data.photos.file_names import inner_path, is_safe
 from cstn_lib.support.atomic import atomic_directory
 from cstn_lib.support.disk import alone_in, writing
-from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.progress import Progress
 
 __all__ = ["ARCHIVES", "Archive", "download", "unpack"]
@@ -117,9 +117,14 @@ def _fetch(archive: Archive, path: Path) -> None:
                 "some space and start again"
             )
         with Progress(total=size, initial=start, desc=path.name, unit="B", unit_scale=True) as bar:
-            for chunk in received:
-                file.write(chunk)
-                bar.update(len(chunk))
+            try:
+                for chunk in received:
+                    file.write(chunk)
+                    bar.update(len(chunk))
+            except KeyboardInterrupt as stop:
+                raise Interrupted(
+                    f"{part}: stopped after {file.tell()} bytes; start again to continue"
+                ) from stop
     if not check_integrity(part, archive.md5):
         part.unlink()
         raise InputError(

@@ -54,7 +54,7 @@ def _levels_specialise(runs: Runs, stands_for: str) -> Finding:
     )
     grows = halves["larger less smaller"].low > 0
     crosses = above_zero(measured) == HOLDS
-    won = areas.by_half(sizes, (levels_won(runs["cstn"]) == 5).astype(int))
+    won = areas.by_half(sizes, levels_won(runs["cstn"]) == 5)
     why = (
         f"where both vote, level 5 wins {100 * won['smaller'].mean:.0f} % of the smaller and "
         f"{100 * won['larger'].mean:.0f} % of the larger objects"
@@ -102,7 +102,7 @@ def _transform_stronger(runs: Runs, stands_for: str) -> Finding:
     measured = tuple(
         Measured(
             f"gain of both less of {panel}",
-            points(mean_interval(gain["cstn"] - gain[name])),
+            points(mean_interval(gain["cstn"] - gain[name], most=2)),
         )
         for name, panel in zip(LEVELS[:2], ("level 4", "level 5"), strict=True)
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cstn_lib.evaluation.metrics import mean_interval
+from cstn_lib.evaluation.metrics import Interval, mean_interval
 from cstn_lib.reproduction import areas
 from cstn_lib.reproduction.claims.claim import (
     HOLDS,
@@ -44,9 +44,10 @@ def _small_missed(runs: Runs, stands_for: str) -> Finding:
     sizes = areas.areas_of(runs["cstn"])
     fifth = np.argsort(sizes, kind="stable")[: max(1, len(sizes) // 5)]
     groups = {"two lowest bins": _lowest_bins(runs["cstn"]), "smallest fifth": fifth}
+    found = {name: mean_interval(known[:, some] == 1) for name, some in groups.items()}
     measured = tuple(
-        Measured(f"one half less {name}", points(mean_interval(0.5 - known[:, some])))
-        for name, some in groups.items()
+        Measured(f"one half less {name}", points(Interval(*(0.5 - end for end in (m, high, low)))))
+        for name, (m, low, high) in found.items()
     )
     anywhere = areas.stacked_hits(runs["cstn"], "any_box")
     why = "; ".join(
@@ -69,13 +70,13 @@ def _small_missed(runs: Runs, stands_for: str) -> Finding:
 def _large_favoured(runs: Runs, stands_for: str) -> Finding:
     known = areas.stacked_hits(runs["cstn"], "gt_known_loc")
     sizes = areas.areas_of(runs["cstn"])
-    halves, fifths = (areas.by_half(sizes, known, groups=groups) for groups in (2, 5))
+    halves, fifths = (areas.by_half(sizes, known == 1, groups=groups) for groups in (2, 5))
     measured = (
         Measured("larger half less smaller", points(halves["larger less smaller"])),
         Measured("largest fifth less smallest", points(fifths["larger less smaller"])),
     )
     sure = (halves["larger less smaller"].low > 0) + (fifths["larger"].low > fifths["smaller"].high)
-    coarse = areas.by_half(sizes, (levels_won(runs["cstn"]) == 5).astype(int), groups=5)
+    coarse = areas.by_half(sizes, levels_won(runs["cstn"]) == 5, groups=5)
     why = (
         f"largest fifth {100 * fifths['larger'].mean:.0f} % localized, smallest "
         f"{100 * fifths['smaller'].mean:.0f} %; level 5 wins {100 * coarse['larger'].mean:.0f} % "
@@ -104,7 +105,7 @@ def _wrong_level(runs: Runs, stands_for: str) -> Finding:
     saved = own.any(axis=2)[:, large]
     # a mean over all images of the half that is the share among its missed ones, less one half
     excess = missed * (saved - 0.5) / max(missed.mean(), 1e-9)
-    measured = (Measured("share less one half", points(mean_interval(excess))),)
+    measured = (Measured("share less one half", points(mean_interval(excess, most=0.5))),)
     coarse = share(levels_won(runs["cstn"])[:, large] == 5)
     why = (
         f"{share(missed):.0f} % of these images are missed, the right level would save "
