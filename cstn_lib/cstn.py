@@ -164,7 +164,7 @@ class ConvSTN2d(nn.Module):
         sampler: a name of `SAMPLERS`, or ``"auto"``; all give the same values and gradients, but
             for a tap exactly on a cell, where the bilinear mean has a kink and the gradient of
             theta may be either side's. ``"grid_sample"`` alone has second derivatives and works
-            within `torch.func`.
+            within `torch.func` (backwards: PyTorch's has no forward mode).
 
     Shape:
         - input: (B, in_channels, H, W) or (in_channels, H, W)

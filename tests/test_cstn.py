@@ -217,7 +217,10 @@ def test_gradcheck(sampler):
         return torch.func.functional_call(layer, parameters, (x, theta))[0]
 
     inputs = (layer.weight.detach(), layer.bias.detach(), x, theta)
-    assert torch.autograd.gradcheck(features, [value.requires_grad_() for value in inputs])
+    inputs = [value.requires_grad_() for value in inputs]
+    assert torch.autograd.gradcheck(features, inputs)
+    if sampler == "grid_sample":
+        assert torch.autograd.gradgradcheck(features, inputs)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
