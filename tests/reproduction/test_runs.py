@@ -76,7 +76,9 @@ CHANGES: dict[str, Callable[[Experiment], Experiment]] = {
     "epochs": lambda e: replace(e, training=replace(e.training, epochs=3)),
     "precision": lambda e: replace(e, training=replace(e.training, precision="bfloat16")),
     "levels": lambda e: replace(e, model=replace(e.model, levels=(LevelConfig("5", 3),))),
-    "dilation": lambda e: replace(e, model=replace(e.model, levels=(LevelConfig("5", 2, 2),))),
+    "dilation": lambda e: replace(
+        e, model=replace(e.model, levels=(LevelConfig("5", 2, dilation=2),))
+    ),
     "data set": lambda e: replace(e, data=replace(e.data, name="birds-ilsvrc")),
     "number of images": lambda e: replace(e, data=replace(e.data, train=23)),
     "drawing": lambda e: replace(e, data=replace(e.data, head_tell=0.5)),

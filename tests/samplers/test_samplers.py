@@ -218,15 +218,10 @@ LAYER_SCRIPT = (
 
 @pytest.mark.parametrize("layer", ["tbb", "safe", "unheard-of"])
 def test_threads_that_numba_does_not_have_are_done_without(layer):
-    try:
-        import tbb  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        pytest.skip("numba finds tbb")
     done = run_script(LAYER_SCRIPT, NUMBA_THREADING_LAYER=layer, OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("The layer uses one thread.") == 1
+    if layer == "unheard-of":  # the others may be installed
+        assert done.stderr.count("The layer uses one thread.") == 1
 
 
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
