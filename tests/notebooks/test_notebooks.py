@@ -301,15 +301,16 @@ def test_runs_in_the_smoke_profile(place: Path, execute: Execute, name):
 
 def test_two_classes_of_few_photos(tmp_path: Path):
     """The lessons show as many classes and photos as there are, and names as they are."""
-    root = make_folder(tmp_path, count=1, classes=("$10_$20", "кот {0}"))
+    classes = ("$10_$20", "$5_$кот {0}")
+    root = make_folder(tmp_path, count=1, classes=classes)
     for split in ("train", "val", "test"):
         litter = root / split / ".ipynb_checkpoints"
         shutil.copytree(root / split / "$10_$20", litter)
     lessons = [name for name in FOUND if name[:2] in ("01", "02", "04", "05", "06")]
     given = {"profile": "smoke", "device": "cpu", "dataset": "folder", "data_root": str(root)}
     for output in reproduce(lessons, {**given, "runs_dir": str(tmp_path / "runs")}):
-        if output.stem[:2] in ("01", "06"):
-            assert "$10_$20" in output.read_text(encoding="utf-8")
+        if output.stem[:2] in ("01", "06"):  # the text of a picture has its titles
+            assert any(name in output.read_text(encoding="utf-8") for name in classes)
 
 
 @pytest.mark.parametrize("result", [name for name in RESULTS if name.startswith("table-")])
