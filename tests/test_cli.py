@@ -497,20 +497,19 @@ def test_notebooks_are_checked_before_the_first_one_runs(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "called"),
     [
-        (("data", "make", "birds-cub", "--profile", "smoke"), "open_split"),
-        (("data", "check", "folder", "--root", "."), "check"),
-        (("data", "download", "cub", "--root", "."), "download"),
-        (("reproduce", "--profile", "smoke"), "reproduce_results"),
-        (("report", "--profile", "smoke"), "needed_experiments"),
-        (("predict", "cstn", "--profile", "smoke"), "_finished"),
-        (("bench",), "run_benchmarks"),
+        (("data", "make", "birds-cub", "--profile", "smoke"), "data.open_split"),
+        (("data", "check", "folder", "--root", "."), "data.photos.check.check"),
+        (("data", "download", "cub", "--root", "."), "data.photos.download.download"),
+        (("reproduce", "--profile", "smoke"), "reproduction.batch.reproduce"),
+        (("predict", "cstn", "--profile", "smoke"), "reproduction.runs.RunStore.open"),
+        (("bench",), "reproduction.bench.run_benchmarks"),
     ],
 )
 def test_ctrl_c_ends_any_command_in_one_line(cstn: Command, monkeypatch, arguments, called):
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, called, interrupt)
+    monkeypatch.setattr(f"cstn_lib.{called}", interrupt)
     result = cstn(*arguments)
     assert result.status == 130
     assert result.err.splitlines() == [

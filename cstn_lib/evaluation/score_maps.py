@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
 from cstn_lib.outputs import ScoreMapOutput, normalized
@@ -46,16 +45,29 @@ THRESHOLDS = tuple(i / 50 for i in range(50))
 """0.00, 0.02 ... 0.98: the thresholds tried."""
 
 CAM_THRESHOLD = 0.2
-"""The fixed threshold of Zhou et al. (section 3), one of `THRESHOLDS`."""
+"""A fixed threshold, one of `THRESHOLDS`, after the 20 % of Zhou et al. (section 3).
+
+Theirs are 20 % of the map's maximum, with negative values cut off; these are 20 % of its range. A
+map with negative values has a larger box here, one without small values too.
+"""
 
 CHUNK = 16
 """Images whose planes are labelled together: more would not stay in the processor's cache."""
 
 
 def resized(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Maps (B, h, w) resized bilinearly to (B, H, W), the height and width of the image."""
-    size = list(image_size)
-    return F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
+    """Maps (B, h, w) resized bilinearly to (B, H, W), the height and width of the image.
+
+    Cell i of h is centred on pixel i * H / h: strided convolutions with padding begin on the first
+    pixel. (`torch.nn.functional.interpolate` would put it half a stride further down and right.)
+    """
+
+    def weights(cells: int, pixels: int) -> Tensor:
+        at = (torch.arange(pixels) * (cells / pixels)).clamp(max=cells - 1)
+        return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0).to(maps)
+
+    rows, columns = map(weights, maps.shape[1:], image_size)
+    return rows @ maps @ columns.T
 
 
 class Components(NamedTuple):

@@ -332,8 +332,19 @@ The paper leaves open what its authors' public code decides:
 * The last column of θ is in units of half a window. Locations are those whose whole window lies
   inside the map. A box is the hull of its sampled points, clipped to the image.
 * L_scale takes the predicted class there, the true class in the paper and here.
-* The optimiser there never receives the pyramid's layers nor the classifier, and x and y are
-  exchanged between θ and the map. Both look like slips and are not repeated here.
+* The optimiser there never receives the pyramid's layers nor the classifier: it looks like a slip,
+  and is not repeated here.
+* Also different here: the K×K kernel is decayed (there the whole layer is exempt); the frozen
+  stages' batch norm is in evaluation mode (there in training mode); level 5 is smoothed by a 3×3
+  convolution, too; a level alone keeps the whole pyramid (there a bare stage); the top-down path is
+  upsampled to the nearest cell, not bilinearly; the localization networks begin with a 3×3
+  convolution (there K×K).
+* Boxes are compared without pixels: there IoU counts both ends (+1), the ground truth is rounded
+  and a box ends at pixel 319 (0.2 to 0.6 points). The class is the largest p(c), with the best box
+  under it; there, and in the paper, it is that of the largest p(c, l, s).
+* There the epoch that is best on *test* is kept, ImageNet's boxes are counted by the first of an
+  image, and the second inner edge of Figure 6 is 23137 px² where equal widths give 25137. Here the
+  last epoch is kept, and edges are equal.
 """
 
 

@@ -191,7 +191,7 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Tables IV and V: every method of the paper, and four rows that it leaves out.
 
     A method with score maps is judged at the threshold that is best on its own val split, and in
-    the ``at 20 %`` columns at the fixed one of the original CAM. MaxBoxAccV2 needs no threshold:
+    the ``at 20 %`` columns at 20 % of each map's range. MaxBoxAccV2 needs no threshold:
     see `cstn_lib.evaluation.metrics.max_box_acc_v2`. A centred square knows no class, and the
     Top-5 box is a reading of CSTN's GT-Known: what they cannot have is left blank, as in the paper.
 

@@ -28,6 +28,7 @@ from cstn_lib.evaluation.metrics import (
     ground_truth,
     hits,
     image_interval,
+    in_published_pixels,
     max_box_acc,
     max_box_acc_v2,
     mean_interval,
@@ -355,6 +356,38 @@ def test_max_box_acc_against_loops(seed, images):
     expected = [slow_max_box_acc(rows, iou, "threshold_any_iou") for iou in MAX_BOX_ACC_IOUS]
     assert max_box_acc_v2(table) == pytest.approx(np.mean(expected))
     assert max_box_acc_v2(table) >= np.mean([max_box_acc(table, iou) for iou in MAX_BOX_ACC_IOUS])
+
+
+def published_iou(found: tuple[int, ...], truth: tuple[int, ...]) -> float:
+    """As wsolevaluation computes it, from x0, y0, x1, y1 in pixels."""
+
+    def area(x0: int, y0: int, x1: int, y1: int) -> int:
+        return max(x1 - x0 + 1, 0) * max(y1 - y0 + 1, 0)
+
+    (a, b, c, d), (e, f, g, h) = found, truth
+    both = area(max(a, e), max(b, f), min(c, g), min(d, h))
+    return both / (area(*found) + area(*truth) - both)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 40)] * 8), min_size=1, max_size=8))
+def test_max_box_acc_in_published_pixels(corners):
+    """A component of columns x0 to x1 - 1 is the box x0, x1 there, at most the last column."""
+    rows, expected = [], []
+    for x0, x1, y0, y1, *truth in corners:
+        found = (min(x0, x1), min(y0, y1), max(x0, x1) + 1, max(y0, y1) + 1)
+        truth = (min(truth[:2]), min(truth[2:]), max(truth[:2]) + 1, max(truth[2:]) + 1)
+        size = [50, 41, 50, 41]
+        box, gt = ([v / n for v, n in zip(b, size, strict=True)] for b in (found, truth))
+        rows.append(score_map_row(dict.fromkeys(THRESHOLDS, box), gt=gt))
+        ends = [tuple(np.minimum(b, [49, 40, 49, 40])) for b in (found, truth)]
+        expected.append(published_iou(*ends) >= 0.5)
+    table = in_published_pixels(table_of(rows), (41, 50))
+    assert max_box_acc(table) == pytest.approx(np.mean(expected))
+
+
+def test_published_pixels_leave_an_empty_box_empty():
+    rows = [score_map_row({t: [0, 0, 0, 0] for t in THRESHOLDS}, gt=[0, 0, 0.01, 0.01])]
+    assert max_box_acc(in_published_pixels(table_of(rows), (100, 100))) == 0
 
 
 def test_max_box_acc_v2_takes_the_best_threshold_of_each_iou():

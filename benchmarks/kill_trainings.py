@@ -1,0 +1,77 @@
+"""Does a training lose anything when it is killed? Signal 9 at random moments, again and again.
+
+    python benchmarks/kill_trainings.py [KILLS]
+
+A smoke training is started, killed at a random moment of the time that it takes undisturbed, and
+started again; whenever one gets to its end, the next begins from nothing. Every finished network is
+compared bit for bit with that of an undisturbed training, and so are its predictions.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "cstn_lib", "train", "cstn", "--profile=smoke", "--device=cpu"]
+KEPT = ("model.safetensors", "predictions-*.parquet")
+
+
+def start(runs: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*COMMAND, f"--runs-dir={runs}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen) -> None:
+    _, said = process.communicate()
+    if process.returncode:
+        sys.exit(f"not recovered: {said.splitlines()[-1]}")
+
+
+def content(runs: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for name in KEPT for p in sorted(runs.glob(f"*/*/{name}"))}
+
+
+def main(kills: int) -> None:
+    moments, recovered = random.Random(0), 0
+    with tempfile.TemporaryDirectory() as folder:
+        finished(start(Path(folder) / "once"))  # draws the data, too
+        began = time.perf_counter()
+        finished(start(Path(folder) / "undisturbed"))
+        seconds = time.perf_counter() - began
+        expected = content(Path(folder) / "undisturbed")
+        killed = 0
+        while killed < kills:
+            runs = Path(folder) / str(recovered)
+            for _ in range(moments.randint(1, 3)):
+                moment = moments.uniform(0, seconds)
+                process = start(runs)
+                try:
+                    process.wait(moment)
+                    break  # it was done before
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
+                killed += 1
+                left = sorted(path.name for path in runs.glob("*/*/*"))
+                print(
+                    f"{killed:3}: killed after {moment:5.2f} s, left {', '.join(left) or 'nothing'}"
+                )
+            finished(start(runs))
+            if content(runs) != expected:
+                sys.exit(f"{runs}: another network or other predictions than undisturbed")
+            recovered += 1
+    print(f"{killed} kills, {recovered} trainings finished, all equal to the undisturbed one")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 100)
