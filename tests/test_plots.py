@@ -250,7 +250,7 @@ def test_names_of_classes_are_shown_as_they_are(make_images):
         figure.savefig(drawn, format="svg")
     assert all(f">{name}</text>" in drawn.getvalue() for name in images.class_names)
     assert plots.describe(figure) == (
-        "picture: $10_$20; picture: $x$ and $; picture: plain; legend: $10_$20"
+        "picture: $10_$20; picture: $x$ and $; picture: plain; showing $10_$20"
     )
     plt.close(figure)
 
