@@ -306,10 +306,10 @@ def test_two_classes_of_few_photos(tmp_path: Path):
     for split in ("train", "val", "test"):
         litter = root / split / ".ipynb_checkpoints"
         shutil.copytree(root / split / "$10_$20", litter)
-    lessons = [name for name in FOUND if name[:2] in ("01", "02", "04", "05", "06")]
+    lessons = [name for name in FOUND if name[:2] in ("01", "02", "04", "05")]
     given = {"profile": "smoke", "device": "cpu", "dataset": "folder", "data_root": str(root)}
     for output in reproduce(lessons, {**given, "runs_dir": str(tmp_path / "runs")}):
-        if output.stem[:2] in ("01", "06"):  # the text of a picture has its titles
+        if output.stem[:2] == "01":  # the text of a picture has its titles
             assert any(name in output.read_text(encoding="utf-8") for name in classes)
 
 
