@@ -2,9 +2,9 @@
 
     python benchmarks/kill_trainings.py [KILLS]
 
-A smoke training is started, killed at a random moment of the time that it takes undisturbed, and
-started again; whenever one gets to its end, the next begins from nothing. Every finished network is
-compared bit for bit with that of an undisturbed training, and so are its predictions.
+A smoke training is started, killed at a random moment after it has opened its run, and started
+again; whenever one gets to its end, the next begins from nothing. Every finished network is compared
+bit for bit with that of an undisturbed training, and so are its predictions.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ KEPT = ("model.safetensors", "predictions-*.parquet")
 
 
 def start(runs: Path) -> subprocess.Popen:
-    return subprocess.Popen(
+    """A training that has just opened its run: what it imports before takes longer than itself."""
+    for lock in runs.glob("*/*/lock"):
+        lock.unlink()
+    process = subprocess.Popen(
         [*COMMAND, f"--runs-dir={runs}"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+    while process.poll() is None and not list(runs.glob("*/*/lock")):
+        time.sleep(0.005)
+    return process
 
 
 def finished(process: subprocess.Popen) -> None:
@@ -45,8 +51,9 @@ def main(kills: int) -> None:
     moments, recovered = random.Random(0), 0
     with tempfile.TemporaryDirectory() as folder:
         finished(start(Path(folder) / "once"))  # draws the data, too
+        undisturbed = start(Path(folder) / "undisturbed")
         began = time.perf_counter()
-        finished(start(Path(folder) / "undisturbed"))
+        finished(undisturbed)
         seconds = time.perf_counter() - began
         expected = content(Path(folder) / "undisturbed")
         killed = 0
