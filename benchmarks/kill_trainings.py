@@ -3,8 +3,8 @@
     python benchmarks/kill_trainings.py [KILLS]
 
 A smoke training is started, killed at a random moment after it has opened its run, and started
-again; whenever one gets to its end, the next begins from nothing. Every finished network is compared
-bit for bit with that of an undisturbed training, and so are its predictions.
+again; whenever one gets to its end, the next begins from nothing. Every finished network is
+compared bit for bit with that of an undisturbed training, and so are its predictions.
 """
 
 from __future__ import annotations
