@@ -39,7 +39,7 @@ from cstn_lib.reproduction.experiments import (
 )
 from cstn_lib.reproduction.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
 from cstn_lib.reproduction.plan import make_plan
-from cstn_lib.reproduction.results import RESULTS
+from cstn_lib.reproduction.results import RESULTS, experiments_of
 from cstn_lib.reproduction.runs import Run, RunStore
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def test_the_studies_take_the_printed_steps():
 @pytest.mark.parametrize("dataset", ["birds-cub", "birds-ilsvrc", "cub", "ilsvrc", "folder"])
 def test_table_3_has_every_printed_lambda_once(dataset, profile):
     """Wherever ``cstn`` itself stands among them."""
-    needed = report.table_experiments("table-3", profile, dataset=dataset, seeds=1)
+    needed = experiments_of("table-3", profile, dataset=dataset, seeds=1)
     weights = sorted(experiment.training.lambda_theta for experiment in needed)
     unit = authors_weight(1) if profile == "paper" else 1
     assert weights == sorted(set(weights)), "none twice"
