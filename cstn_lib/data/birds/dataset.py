@@ -25,7 +25,6 @@ import numpy as np
 
 from cstn_lib.data.birds.drawing import (
     MARKS,
-    Background,
     Parts,
     Shape,
     bird_shapes,
@@ -128,9 +127,7 @@ def _classes(split: str) -> tuple[Parts, ...]:
     return _PRETRAIN_CLASSES if split == "pretrain" else _CLASSES
 
 
-# ---------------------------------------------------------------------------------------------
 # The data set
-# ---------------------------------------------------------------------------------------------
 
 
 def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
@@ -198,9 +195,7 @@ def _draw_batches(config: BirdsConfig, split: str) -> Iterator[np.ndarray]:
             bar.update(len(span))
 
 
-# ---------------------------------------------------------------------------------------------
 # One image
-# ---------------------------------------------------------------------------------------------
 
 
 def draw_bird_image(
@@ -219,8 +214,18 @@ def draw_bird_image(
     Raises:
         InputError: unknown split, or a negative index.
     """
-    background, birds, label, boxes = _scene(config, split, index)
-    shapes = [shape for bird in birds for shape in bird]
+    boxes = _boxes_of(config, split, index)
+    rng = _generator(config, split, index, 1)
+    classes = _classes(split)
+    label = index % len(classes)
+    tells = rng.random() < config.head_tell and split != "pretrain"
+    mark = MARKS[label] if tells else None
+    background = random_background(rng)
+    shapes: list[Shape] = []
+    for box in boxes.astype(np.float64):
+        width, height = box[2:] - box[:2]
+        bird = bird_shapes(classes[label], rng, aspect=width / height, mark=mark)
+        shapes += _put(bird, box)
     return paint(background, shapes, size or config.image_size), label, boxes
 
 
@@ -263,33 +268,12 @@ def _boxes_of(config: BirdsConfig, split: str, index: int) -> np.ndarray:
     return sample_boxes(config.boxes, rng).astype(np.float32)
 
 
-def _scene(
-    config: BirdsConfig, split: str, index: int
-) -> tuple[Background, list[list[Shape]], int, np.ndarray]:
-    boxes = _boxes_of(config, split, index)
-    rng = _generator(config, split, index, 1)
-    classes = _classes(split)
-    label = index % len(classes)
-    tells = rng.random() < config.head_tell and split != "pretrain"
-    background = random_background(rng)
-    birds = []
-    for box in boxes.astype(np.float64):
-        width, height = box[2:] - box[:2]
-        shapes = bird_shapes(
-            classes[label], rng, aspect=width / height, mark=MARKS[label] if tells else None
-        )
-        birds.append(_put(shapes, box))
-    return background, birds, label, boxes
-
-
 def _put(shapes: list[Shape], box: np.ndarray) -> list[Shape]:
     corner, extent = box[:2], box[2:] - box[:2]
     return [Shape(shape.points * extent + corner, shape.colour) for shape in shapes]
 
 
-# ---------------------------------------------------------------------------------------------
 # Box statistics
-# ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

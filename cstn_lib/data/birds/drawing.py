@@ -107,27 +107,21 @@ BODIES: tuple[tuple[Colour, Colour], ...] = (
     ((180, 176, 168), (246, 244, 236)),
 )
 
-# ---------------------------------------------------------------------------------------------
 # Outlines
-# ---------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
 def _spline_basis(controls: int, samples: int) -> np.ndarray:
     """(controls * samples, controls) weights of a closed Catmull-Rom spline."""
-    basis = np.zeros((controls * samples, controls))
-    for segment in range(controls):
-        for step in range(samples):
-            t = step / samples
-            weights = (
-                -t / 2 + t**2 - t**3 / 2,
-                1 - 2.5 * t**2 + 1.5 * t**3,
-                t / 2 + 2 * t**2 - 1.5 * t**3,
-                -(t**2) / 2 + t**3 / 2,
-            )
-            for offset, weight in enumerate(weights):
-                basis[segment * samples + step, (segment + offset - 1) % controls] += weight
-    return basis
+    t = np.arange(samples) / samples
+    weights = (
+        -t / 2 + t**2 - t**3 / 2,
+        1 - 2.5 * t**2 + 1.5 * t**3,
+        t / 2 + 2 * t**2 - 1.5 * t**3,
+        -(t**2) / 2 + t**3 / 2,
+    )
+    neighbours = (np.roll(np.eye(controls), offset, axis=1) for offset in (-1, 0, 1, 2))
+    return sum(map(np.kron, neighbours, (weight[:, None] for weight in weights)))
 
 
 def _smooth(controls: Sequence[tuple[float, float]] | np.ndarray, samples: int = 4) -> np.ndarray:
@@ -185,52 +179,113 @@ class _Blade:
         return self.place(u, v)
 
 
-# ---------------------------------------------------------------------------------------------
 # The bird
-# ---------------------------------------------------------------------------------------------
 
-_BODY = np.array(
-    [
-        (1.40, -0.74),
-        (1.04, -1.12),
-        (0.58, -0.96),
-        (0.20, -0.62),
-        (-0.42, -0.38),
-        (-0.98, -0.10),
-        (-0.96, 0.16),
-        (-0.48, 0.52),
-        (0.16, 0.66),
-        (0.78, 0.42),
-        (1.14, -0.06),
-        (1.42, -0.50),
-    ]
-)
-_BELLY = np.array(
-    [
-        (1.16, -0.18),
-        (0.86, 0.02),
-        (0.2, 0.16),
-        (-0.66, 0.2),
-        (-0.44, 0.5),
-        (0.16, 0.63),
-        (0.75, 0.4),
-    ]
-)
-_HEAD = np.array(
-    [
-        (1.41, -0.74),
-        (1.04, -1.13),
-        (0.57, -0.97),
-        (0.36, -0.72),
-        (0.62, -0.36),
-        (1.12, -0.12),
-        (1.43, -0.50),
-    ]
-)
+# Outlines of a bird that faces right, in its own frame
+_BODY = np.array([
+    (1.40, -0.74), (1.04, -1.12), (0.58, -0.96), (0.20, -0.62), (-0.42, -0.38), (-0.98, -0.10),
+    (-0.96, 0.16), (-0.48, 0.52), (0.16, 0.66), (0.78, 0.42), (1.14, -0.06), (1.42, -0.50),
+])  # fmt: skip
+_BELLY = np.array([
+    (1.16, -0.18), (0.86, 0.02), (0.2, 0.16), (-0.66, 0.2), (-0.44, 0.5), (0.16, 0.63), (0.75, 0.4),
+])  # fmt: skip
+_BELLY_CENTRE = np.array((0.18, 0.32))
+_HEAD = np.array([
+    (1.41, -0.74), (1.04, -1.13), (0.57, -0.97), (0.36, -0.72), (0.62, -0.36), (1.12, -0.12),
+    (1.43, -0.50),
+])  # fmt: skip
+_BEAK = np.array([(1.34, -0.78), (1.92, -0.56), (1.36, -0.46)])
+_LEG = np.array([(-0.05, 0), (0.05, 0), (0.07, 0.46), (0.24, 0.52), (-0.14, 0.52), (0, 0.45)])
+_HIPS = np.array([(-0.12, 0.5), (0.22, 0.52)])
+
+# Half widths of wings and feathers, from the base to the tip
 _WING_PROFILE = (0.42, 0.86, 1.0, 0.98, 0.9, 0.76, 0.58, 0.36, 0.06)
 _POINTED = (0.5, 0.8, 1.0, 0.9, 0.7, 0.45, 0.08)
 _FAN = (0.28, 0.4, 0.56, 0.74, 0.9, 1.0, 0.93, 0.7)
 _SQUARE = (0.5, 0.62, 0.74, 0.84, 0.92, 0.98, 1.0, 0.9)
+
+# What the values of a part look like. A band is a colour, its shade, and the arguments of
+# `_Blade.band`; a patch is a colour, its shade, and the control points of its outline.
+
+_Band = tuple[Colour, float, tuple[float, ...]]
+_Patch = tuple[Colour, float, Sequence[tuple[float, float]]]
+
+# For each feather: turn, length, width, profile and bend of its blade, and the bands on it.
+_TAILS: dict[str, list[tuple[float, float, float, tuple[float, ...], float, list[_Band]]]] = {
+    "forked": [
+        (turn, 1.62, 0.4, _POINTED, turn * 1.5,
+         [(WHITE, shade, ()), (BLACK, 1, (0, 0.97, -0.55, 0.6))])
+        for turn, shade in ((-0.2, 0.94 * 0.75), (0.26, 0.94))
+    ],
+    "fan": [(0, 1.28, 1.4, _FAN, 0, [
+        (CHESTNUT, 0.7, ()),
+        *((CHESTNUT, 1.15, (0, 0.98, low, low + 0.6)) for low in (-0.96, -0.3, 0.36)),
+        (CREAM, 1, (0.66, 0.86, -0.97, 0.97)),
+    ])],
+    "wedge": [(0, 1.75, 0.62, _POINTED, 0, [
+        (TEAL, 0.6, ()), (TEAL, 1.25, (0, 0.97, -0.8, 0.05)), (TEAL, 1, (0, 0.97, 0.12, 0.8)),
+    ])],
+    "banded": [(0, 1.3, 0.86, _SQUARE, 0, [
+        (SLATE, 0.7, ()),
+        (SLATE, 1.5, (0, 0.98, -0.9, 0.9)),
+        *((BLACK, 1, (start, start + 0.13, -0.95, 0.95)) for start in (0.26, 0.52, 0.78)),
+    ])],
+}  # fmt: skip
+
+# The colour of the whole wing, and the bands on it.
+_WINGS: dict[str, tuple[Colour, list[_Band]]] = {
+    "barred": (BLACK, [
+        (WHITE, 1, (start, start + 0.13, -0.92, 0.9, 4)) for start in (0.2, 0.44, 0.68)
+    ]),
+    "patched": (UMBER, [
+        (ORANGE, 1, (0.03, 0.5, -0.88, 0.86)), (CREAM, 1, (0.47, 0.53, -0.9, 0.9, 3)),
+    ]),
+    "azure": (BLUE, [
+        (BLUE, 1.3, (0.03, 0.6, -0.85, -0.35)), (BLUE, 1.3, (0.03, 0.6, 0.3, 0.85)),
+    ]),
+    "spotted": ((28, 84, 50), []),
+    "streaked": (TAN, [
+        (CHESTNUT, 1, (0.06, 0.94, low, low + 0.3, 7)) for low in (-0.72, -0.12, 0.48)
+    ]),
+    "tipped": ((222, 222, 218), [(BLACK, 1, (0.56, 0.985, -0.95, 0.95))]),
+}  # fmt: skip
+_FLIGHT_FEATHERS = [(0.45, 0.93, low, low + 0.07, 5) for low in (-0.82, -0.3, 0.22)]
+_SPOTS = ((0.2, -0.4), (0.22, 0.45), (0.45, 0.0), (0.64, -0.5), (0.66, 0.5), (0.82, 0.0))
+
+# The colour of the head, the patches behind it (a crest), and those on it.
+_HEADS: dict[str, tuple[Colour, list[_Patch], list[_Patch]]] = {
+    "hooded": (BLACK, [], [
+        (SLATE, 1, [(1.16, -0.46), (0.86, -0.6), (0.7, -0.42), (0.95, -0.28)]),
+    ]),
+    "crested": (RED, [
+        (RED, 0.8, [(1.3, -0.86), (0.98, -1.22), (0.24, -1.66), (0.42, -1.2), (0.38, -0.8)]),
+    ], []),
+    "striped": (WHITE, [], [
+        (BLACK, 1, [(1.4, -0.86), (1.04, -1.13), (0.57, -0.98), (0.42, -0.84), (1.0, -0.95)]),
+        (BLACK, 1, [(1.42, -0.66), (0.95, -0.74), (0.4, -0.66), (0.5, -0.5), (0.95, -0.56)]),
+    ]),
+    "golden": (YELLOW, [], [
+        (ORANGE, 1, [(1.1, -0.78), (0.95, -0.9), (0.8, -0.78), (0.95, -0.66)]),
+    ]),
+    "collared": (GREEN, [], [
+        (WHITE, 1, [
+            (0.42, -0.84), (0.32, -0.66), (0.62, -0.3), (1.12, -0.06), (1.2, -0.24), (0.72, -0.46),
+        ]),
+    ]),
+    "browed": (COBALT, [], [
+        (YELLOW, 1, [(1.36, -0.86), (0.95, -0.98), (0.5, -0.84), (0.95, -0.82)]),
+    ]),
+    "bibbed": (CREAM, [], [
+        (BLACK, 1, [(1.42, -0.52), (1.05, -0.5), (0.84, -0.2), (1.12, -0.1)]),
+    ]),
+    "plumed": (VIOLET, [
+        (VIOLET, 0.75, [(1.1, -1.08), tip, (0.62, -0.85)])
+        for tip in ((-0.15, -1.5), (-0.35, -1.12))
+    ], []),
+    "rosy": (PINK, [], [
+        (SLATE, 1, [(1.3, -0.9), (1.04, -1.12), (0.6, -0.98), (0.85, -0.85)]),
+    ]),
+}  # fmt: skip
 
 
 class _Ink:
@@ -253,157 +308,46 @@ def _mix(a: Colour, b: Colour, t: float) -> Colour:
     return red, green, blue
 
 
+def _bands(blade: _Blade, bands: Sequence[_Band], ink: _Ink) -> list[Shape]:
+    return [Shape(blade.band(*piece), ink(colour, shade)) for colour, shade, piece in bands]
+
+
+def _patches(patches: Sequence[_Patch], ink: _Ink) -> list[Shape]:
+    return [Shape(_smooth(outline), ink(colour, shade)) for colour, shade, outline in patches]
+
+
 def _tail(value: str, ink: _Ink, angle: float) -> list[Shape]:
-    base = (-0.78, 0.02)
     shapes = []
-    if value == "forked":
-        for spread, colour in ((-0.2, 0.75), (0.26, 1.0)):
-            blade = _Blade(base, pi + angle + spread, 1.62, 0.4, _POINTED, bend=spread * 1.5)
-            shapes.append(Shape(blade.band(), ink(WHITE, 0.94 * colour)))
-            shapes.append(Shape(blade.band(0, 0.97, -0.55, 0.6), ink(BLACK)))
-    elif value == "fan":
-        blade = _Blade(base, pi + angle, 1.28, 1.4, _FAN)
-        shapes.append(Shape(blade.band(), ink(CHESTNUT, 0.7)))
-        for low in (-0.96, -0.3, 0.36):
-            shapes.append(Shape(blade.band(0, 0.98, low, low + 0.6), ink(CHESTNUT, 1.15)))
-        shapes.append(Shape(blade.band(0.66, 0.86, -0.97, 0.97), ink(CREAM)))
-    elif value == "wedge":
-        blade = _Blade(base, pi + angle, 1.75, 0.62, _POINTED)
-        shapes.append(Shape(blade.band(), ink(TEAL, 0.6)))
-        shapes.append(Shape(blade.band(0, 0.97, -0.8, 0.05), ink(TEAL, 1.25)))
-        shapes.append(Shape(blade.band(0, 0.97, 0.12, 0.8), ink(TEAL)))
-    else:  # banded
-        blade = _Blade(base, pi + angle, 1.3, 0.86, _SQUARE)
-        shapes.append(Shape(blade.band(), ink(SLATE, 0.7)))
-        shapes.append(Shape(blade.band(0, 0.98, -0.9, 0.9), ink(SLATE, 1.5)))
-        for start in (0.26, 0.52, 0.78):
-            shapes.append(Shape(blade.band(start, start + 0.13, -0.95, 0.95), ink(BLACK)))
+    for turn, length, width, profile, bend, bands in _TAILS[value]:
+        blade = _Blade((-0.78, 0.02), pi + angle + turn, length, width, profile, bend)
+        shapes += _bands(blade, bands, ink)
     return shapes
 
 
 def _wing(value: str, ink: _Ink, blade: _Blade) -> list[Shape]:
-    ground, edge = {
-        "barred": (BLACK, SLATE),
-        "patched": (UMBER, ORANGE),
-        "azure": (BLUE, TURQUOISE),
-        "spotted": ((28, 84, 50), CREAM),
-        "streaked": (TAN, CHESTNUT),
-        "tipped": ((222, 222, 218), BLACK),
-    }[value]
-    shapes = [
-        Shape(blade.band(), ink(ground, 0.55)),
-        Shape(blade.band(0.02, 0.97, -0.9, 0.88), ink(ground)),
-    ]
-    # the flight feathers, along the lower edge
-    for low in (-0.82, -0.3, 0.22):
-        shapes.append(Shape(blade.band(0.45, 0.93, low, low + 0.07, 5), ink(ground, 0.72)))
-    if value == "barred":
-        for start in (0.2, 0.44, 0.68):
-            shapes.append(Shape(blade.band(start, start + 0.13, -0.92, 0.9, 4), ink(WHITE)))
-    elif value == "patched":
-        shapes.append(Shape(blade.band(0.03, 0.5, -0.88, 0.86), ink(edge)))
-        shapes.append(Shape(blade.band(0.47, 0.53, -0.9, 0.9, 3), ink(CREAM)))
-    elif value == "azure":
-        shapes.append(Shape(blade.band(0.03, 0.6, -0.85, -0.35), ink(ground, 1.3)))
-        shapes.append(Shape(blade.band(0.03, 0.6, 0.3, 0.85), ink(ground, 1.3)))
-    elif value == "spotted":
-        for u, v in (
-            (0.2, -0.4),
-            (0.22, 0.45),
-            (0.45, 0.0),
-            (0.64, -0.5),
-            (0.66, 0.5),
-            (0.82, 0.0),
-        ):
-            x, y = blade.place(np.array([u]), np.array([v]))[0]
-            shapes.append(Shape(_disc(x, y, 0.1), ink(edge)))
-    elif value == "streaked":
-        for low in (-0.72, -0.12, 0.48):
-            shapes.append(Shape(blade.band(0.06, 0.94, low, low + 0.3, 7), ink(edge)))
-    else:  # tipped
-        shapes.append(Shape(blade.band(0.56, 0.985, -0.95, 0.95), ink(edge)))
+    colour, bands = _WINGS[value]
+    ground = [(colour, 0.55, ()), (colour, 1, (0.02, 0.97, -0.9, 0.88))]
+    ground += [(colour, 0.72, feather) for feather in _FLIGHT_FEATHERS]
+    shapes = _bands(blade, [*ground, *bands], ink)
+    if value == "spotted":
+        centres = blade.place(*np.transpose(_SPOTS))
+        shapes += [Shape(_disc(x, y, 0.1), ink(CREAM)) for x, y in centres]
     return shapes
 
 
 def _head(value: str, ink: _Ink) -> list[Shape]:
-    colour = {
-        "hooded": BLACK,
-        "crested": RED,
-        "striped": WHITE,
-        "golden": YELLOW,
-        "collared": GREEN,
-        "browed": COBALT,
-        "bibbed": CREAM,
-        "plumed": VIOLET,
-        "rosy": PINK,
-    }[value]
-    shapes = []
-    if value == "crested":
-        crest = [(1.3, -0.86), (0.98, -1.22), (0.24, -1.66), (0.42, -1.2), (0.38, -0.8)]
-        shapes.append(Shape(_smooth(crest), ink(colour, 0.8)))
-    if value == "plumed":
-        for tip in ((-0.15, -1.5), (-0.35, -1.12)):
-            shapes.append(Shape(_smooth([(1.1, -1.08), tip, (0.62, -0.85)]), ink(colour, 0.75)))
-    shapes.append(Shape(_smooth(_HEAD), ink(colour, 0.78)))
-    shapes.append(Shape(_smooth(_HEAD * 0.9 + (0.09, -0.068)), ink(colour)))
-    if value == "striped":
-        shapes.append(
-            Shape(
-                _smooth([(1.4, -0.86), (1.04, -1.13), (0.57, -0.98), (0.42, -0.84), (1.0, -0.95)]),
-                ink(BLACK),
-            )
-        )
-        shapes.append(
-            Shape(
-                _smooth([(1.42, -0.66), (0.95, -0.74), (0.4, -0.66), (0.5, -0.5), (0.95, -0.56)]),
-                ink(BLACK),
-            )
-        )
-    elif value == "golden":
-        shapes.append(
-            Shape(_smooth([(1.1, -0.78), (0.95, -0.9), (0.8, -0.78), (0.95, -0.66)]), ink(ORANGE))
-        )
-    elif value == "hooded":
-        shapes.append(
-            Shape(_smooth([(1.16, -0.46), (0.86, -0.6), (0.7, -0.42), (0.95, -0.28)]), ink(SLATE))
-        )
-    elif value == "collared":
-        shapes.append(
-            Shape(
-                _smooth(
-                    [
-                        (0.42, -0.84),
-                        (0.32, -0.66),
-                        (0.62, -0.3),
-                        (1.12, -0.06),
-                        (1.2, -0.24),
-                        (0.72, -0.46),
-                    ]
-                ),
-                ink(WHITE),
-            )
-        )
-    elif value == "browed":
-        shapes.append(
-            Shape(_smooth([(1.36, -0.86), (0.95, -0.98), (0.5, -0.84), (0.95, -0.82)]), ink(YELLOW))
-        )
-    elif value == "bibbed":
-        shapes.append(
-            Shape(_smooth([(1.42, -0.52), (1.05, -0.5), (0.84, -0.2), (1.12, -0.1)]), ink(BLACK))
-        )
-    elif value == "rosy":
-        shapes.append(
-            Shape(_smooth([(1.3, -0.9), (1.04, -1.12), (0.6, -0.98), (0.85, -0.85)]), ink(SLATE))
-        )
-    return shapes
+    colour, behind, upon = _HEADS[value]
+    head = [(colour, 0.78, _HEAD), (colour, 1, _HEAD * 0.9 + (0.09, -0.068))]
+    return _patches([*behind, *head, *upon], ink)
 
 
 def _mark(colours: tuple[Colour, Colour], ink: _Ink) -> list[Shape]:
     front, rear = colours
-    return [
-        Shape(_smooth([(0.96, -0.98), (0.42, -1.02), (0.3, -1.42), (0.8, -1.6)]), ink(rear)),
-        Shape(_smooth([(1.36, -0.92), (0.86, -0.98), (0.82, -1.58), (1.36, -1.46)]), ink(front)),
+    lobes: list[_Patch] = [
+        (rear, 1, [(0.96, -0.98), (0.42, -1.02), (0.3, -1.42), (0.8, -1.6)]),
+        (front, 1, [(1.36, -0.92), (0.86, -0.98), (0.82, -1.58), (1.36, -1.46)]),
     ]
+    return _patches(lobes, ink)
 
 
 def bird_shapes(
@@ -432,25 +376,23 @@ def bird_shapes(
         flip = bool(rng.random() < 0.5)
     raised = rng.random() < 0.25
     lift = rng.uniform(0.5, 1.2) if raised else rng.uniform(-0.16, 0.1)
+    length = rng.uniform(1.45, 1.65) * (1.1 if raised else 1.0)
     wing = _Blade(
         (0.56, -0.3),
         pi - 0.16 + lift,
-        rng.uniform(1.45, 1.65) * (1.1 if raised else 1.0),
+        length,
         rng.uniform(0.72, 0.86),
         _WING_PROFILE,
         bend=0.5 if raised else -0.45,
     )
     shapes = _tail(parts.tail, ink, float(rng.uniform(-0.3, 0.3)))
     stout = np.array([1.0, rng.uniform(0.92, 1.1)])
-    shapes.append(Shape(_smooth(_BODY), ink(back, 0.7)))
-    shapes.append(Shape(_smooth(_BODY * 0.95 + (0.0, 0.005)), ink(back)))
+    body: list[_Patch] = [(back, 0.7, _BODY), (back, 1, _BODY * 0.95 + (0.0, 0.005))]
     for step, shrink in ((0.35, 1.0), (0.7, 0.85), (1.0, 0.68)):
-        centre = np.array((0.18, 0.32))
-        shapes.append(
-            Shape(_smooth((_BELLY - centre) * shrink + centre), ink(_mix(back, belly, step)))
-        )
-    beak = ink((60, 52, 48) if rng.random() < 0.6 else (232, 158, 54))
-    shapes.append(Shape(np.array([(1.34, -0.78), (1.92, -0.56), (1.36, -0.46)]), beak))
+        outline = (_BELLY - _BELLY_CENTRE) * shrink + _BELLY_CENTRE
+        body.append((_mix(back, belly, step), 1, outline))
+    shapes += _patches(body, ink)
+    shapes.append(Shape(_BEAK, ink((60, 52, 48) if rng.random() < 0.6 else (232, 158, 54))))
     shapes += _head(parts.head, ink)
     if mark is not None:  # over the head: a crest must not hide it
         shapes += _mark(mark, ink)
@@ -459,44 +401,34 @@ def bird_shapes(
     shapes.append(Shape(_disc(1.19, -0.77, 0.028), WHITE))
     shapes += _wing(parts.wing, ink, wing)
 
-    points = np.concatenate([shape.points for shape in shapes]) * stout
-    tilts = rng.uniform(-0.5, 1.3, 10)
-    c, s = np.cos(tilts)[:, None], np.sin(tilts)[:, None]
-    width = np.ptp(points[:, 0] * c + points[:, 1] * s, axis=1)
-    height = np.ptp(points[:, 1] * c - points[:, 0] * s, axis=1)
-    tilt = float(tilts[np.argmin(np.abs(np.log(width / height / aspect)))])
-    points = _rotate(points, -tilt)
     colours = [shape.colour for shape in shapes]
     sizes = [len(shape.points) for shape in shapes]
-    if not raised and rng.random() < 0.7:
-        leg = ink((74, 58, 48))
-        for hip in ((-0.12, 0.5), (0.22, 0.52)):
-            x, y = _rotate(np.array([hip]) * stout, -tilt)[0]
-            foot = y + 0.52
-            limb = np.array(
-                [
-                    (x - 0.05, y),
-                    (x + 0.05, y),
-                    (x + 0.07, foot - 0.06),
-                    (x + 0.24, foot),
-                    (x - 0.14, foot),
-                    (x, foot - 0.07),
-                ]
-            )
-            points = np.concatenate([limb, points])
-            colours.insert(0, leg)
-            sizes.insert(0, len(limb))
+    points = np.concatenate([shape.points for shape in shapes]) * stout
+    tilt = _tilt(points, rng, aspect)
+    points = _rotate(points, -tilt)
+    if not raised and rng.random() < 0.7:  # legs stay upright, whatever the tilt
+        hips = _rotate(_HIPS * stout, -tilt)
+        points = np.concatenate([hips[1] + _LEG, hips[0] + _LEG, points])
+        colours = [ink((74, 58, 48))] * 2 + colours
+        sizes = [len(_LEG)] * 2 + sizes
     if flip:
         points = points * (-1, 1)
     low = points.min(axis=0)
     points = (points - low) / (points.max(axis=0) - low)
     pieces = np.split(points, np.cumsum(sizes)[:-1])
-    return [Shape(piece, colour) for piece, colour in zip(pieces, colours, strict=True)]
+    return list(map(Shape, pieces, colours))
 
 
-# ---------------------------------------------------------------------------------------------
+def _tilt(points: np.ndarray, rng: np.random.Generator, aspect: float) -> float:
+    """Of several random angles the one whose hull comes nearest to that width over height."""
+    tilts = rng.uniform(-0.5, 1.3, 10)
+    c, s = np.cos(tilts)[:, None], np.sin(tilts)[:, None]
+    width = np.ptp(points[:, 0] * c + points[:, 1] * s, axis=1)
+    height = np.ptp(points[:, 1] * c - points[:, 0] * s, axis=1)
+    return float(tilts[np.argmin(np.abs(np.log(width / height / aspect)))])
+
+
 # The background
-# ---------------------------------------------------------------------------------------------
 
 # Per habitat: colours from one end of the noise to the other, and how much wider than high it is.
 _HABITATS: tuple[tuple[tuple[Colour, ...], int], ...] = (
@@ -622,9 +554,7 @@ def _grass(rng: np.random.Generator) -> list[Shape]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------
 # Painting
-# ---------------------------------------------------------------------------------------------
 
 _SUPERSAMPLING = 3
 

@@ -288,9 +288,7 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------------------------------------
 # Boxes in pixels
-# ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
