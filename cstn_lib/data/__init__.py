@@ -22,7 +22,7 @@ from cstn_lib.data.images import ImageSet
 from cstn_lib.data.photos.cub import CUB
 from cstn_lib.data.photos.folder import Folder
 from cstn_lib.data.photos.ilsvrc import ILSVRC
-from cstn_lib.data.photos.reading import Reader, open_photos, peek_photos, stored_bytes
+from cstn_lib.data.photos.reading import Reader, found_split, open_photos, stored_bytes
 from cstn_lib.data.photos.tiny_imagenet import TinyImageNet
 from cstn_lib.data.photos.wsol_metadata import WSOLCub, WSOLIlsvrc
 from cstn_lib.support.errors import InputError, unknown_name
@@ -55,7 +55,7 @@ class DataConfig:
     Attributes:
         name: one of `DATASETS`.
         image_size: side in pixels of the square that every image is resized to.
-        train, val, test, pretrain: images a split. Drawn data have exactly so many, read data at
+        train, val, test, pretrain: images per split. Drawn data have exactly so many, read data at
             most so many; None means all there are and is for read data only.
         head_tell: of `BirdsConfig`.
     """
@@ -115,11 +115,11 @@ def outline(config: DataConfig, split: str, data_root: object = None) -> SplitOu
         return SplitOutline(
             images, len(class_names(split)), missing, birds_fingerprint(birds, split)
         )
-    found = peek_photos(**_photo_arguments(config, split, data_root))
-    if isinstance(found, ImageSet):
-        return SplitOutline(len(found), found.num_classes, 0, found.fingerprint)
-    missing = stored_bytes(found, config.image_size)
-    return SplitOutline(len(found), len(found.class_names), missing, None)
+    with found_split(**_photo_arguments(config, split, data_root)) as (_, found):
+        if isinstance(found, ImageSet):
+            return SplitOutline(len(found), found.num_classes, 0, found.fingerprint)
+        missing = stored_bytes(found, config.image_size)
+        return SplitOutline(len(found), len(found.class_names), missing, None)
 
 
 def _is_drawn(config: DataConfig) -> bool:
@@ -129,7 +129,7 @@ def _is_drawn(config: DataConfig) -> bool:
 
 
 def _photo_arguments(config: DataConfig, split: str, data_root: object) -> dict[str, Any]:
-    """Of `open_photos` and `peek_photos`."""
+    """Of `open_photos` and `found_split`."""
     root = user_path(data_root)
     if root is None:
         raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")

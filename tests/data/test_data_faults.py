@@ -461,7 +461,7 @@ FAULTS: dict[str, Fault] = {
         "class 'cat', expected one of train",
         "val/cat",
     ),
-    "class without photos": Fault("folder", "train", "train/cat", emptied, "no photo in it"),
+    "class without photos": Fault("folder", "train", "train/cat", emptied, "no image in it"),
     "split missing": Fault("folder", "val", "val", shutil.rmtree, "no class in it, expected val/"),
     "photo damaged": Fault("folder", "train", "train/ant/train-ant-0.jpg", halved, "damaged"),
 }

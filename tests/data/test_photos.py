@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from miniatures import write
 from PIL import Image, ImageOps
 
-from cstn_lib.data.photos.boxes import clip, turn_upright, unit_boxes
 from cstn_lib.data.photos.decoding import (
     PhotoArray,
     decode_photo,
@@ -24,10 +23,15 @@ from cstn_lib.data.photos.decoding import (
     read_headers,
 )
 from cstn_lib.data.photos.faults import Faults, Findings
-from cstn_lib.data.photos.file_names import inner_path, is_leftover, is_photo, is_safe
-from cstn_lib.data.photos.order import hold_back, in_turns, train_or_val
-from cstn_lib.data.photos.reading import PixelBoxes, unit_photo_list
-from cstn_lib.data.photos.sources import FolderSource
+from cstn_lib.data.photos.order import balanced_order, hold_back, train_or_val
+from cstn_lib.data.photos.photo_list import (
+    PixelBoxes,
+    clip,
+    turn_upright,
+    unit_boxes,
+    unit_photo_list,
+)
+from cstn_lib.data.photos.sources import FolderSource, inner_path, is_leftover, is_photo, is_safe
 from cstn_lib.support.errors import InputError
 
 ORIENTATION = 0x0112
@@ -139,7 +143,7 @@ def test_a_photo_too_large_to_be_read_unasked(tmp_path: Path, monkeypatch):
     with pytest.raises(InputError, match=r"large\.png: too large .*600 pixels.* limit of 598 "):
         decoded(path)
     faults = Findings()
-    read_headers(FolderSource(tmp_path), [path.name], faults, "")
+    read_headers(FolderSource(tmp_path, faults=faults), [path.name])
     assert "CSTN_MAX_PIXELS" in faults.first["unreadable image"]
     monkeypatch.setenv("CSTN_MAX_PIXELS", "many")
     with pytest.raises(InputError, match="CSTN_MAX_PIXELS=many: expected a number of pixels"):
@@ -184,9 +188,7 @@ def test_boxes_turn_with_their_photo(tmp_path: Path, orientation, as_shown, kind
         y, x = np.nonzero(np.asarray(shown)[..., 1] == 0)
         pixels = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], dtype=float)
     given_boxes = PixelBoxes(np.array([0]), pixels, lambda box: "here", as_shown=as_shown)
-    photos = unit_photo_list(
-        source, [path.name], np.array([0]), ["a"], given_boxes, Faults(), title=""
-    )
+    photos = unit_photo_list(source, [path.name], np.array([0]), ["a"], given_boxes)
     expected = red_hull(decode_photo(source, path.name, 180))
     np.testing.assert_allclose(photos.boxes[0], expected, atol=1.01 / 180)
     as_png = turned_photo(tmp_path, orientation, stored)
@@ -205,8 +207,6 @@ def test_sizes_of_the_annotations_tell_which_raster_they_mean(tmp_path: Path, ki
             np.array([0]),
             ["a"],
             boxes,
-            Faults(),
-            title="",
             sizes=np.array([size]),
         )
         np.testing.assert_allclose(photos.boxes[0], expected, atol=1.01 / 180)
@@ -259,7 +259,7 @@ def test_clipped_boxes_are_counted_and_reported(tmp_path: Path):
     boxes = PixelBoxes(np.array([0, 0, 0]), pixels, lambda box: f"b.csv, line {box}")
     faults = Faults()
     photos = unit_photo_list(
-        FolderSource(tmp_path), ["a.png"], np.array([0]), ["a"], boxes, faults, title=""
+        FolderSource(tmp_path, faults=faults), ["a.png"], np.array([0]), ["a"], boxes
     )
     assert faults.counts == {"box partly outside, clipped": 2}
     assert faults.first["box partly outside, clipped"] == (
@@ -284,13 +284,11 @@ def test_what_is_left_after_faults(tmp_path: Path):
     pixels[2] = (5, 5, 5, 5)
     findings = Findings()
     photos = unit_photo_list(
-        FolderSource(tmp_path),
+        FolderSource(tmp_path, faults=findings),
         files,
         np.arange(4),
         list("wxyz"),
         PixelBoxes(owners, pixels, str),
-        findings,
-        title="",
     )
     assert dict(findings.counts) == {
         "unreadable image": 1,
@@ -304,10 +302,10 @@ def test_what_is_left_after_faults(tmp_path: Path):
 
 def test_headers(tmp_path: Path):
     files = [turned_photo(tmp_path, 6, (1, 1, 2, 2), kind).name for kind in ("PNG", "TIFF")]
-    sizes, orientations = read_headers(FolderSource(tmp_path), files, Faults(), "")
+    sizes, orientations = read_headers(FolderSource(tmp_path), files)
     assert (sizes.tolist(), orientations.tolist()) == ([[90, 60]] * 2, [6] * 2)
     with pytest.raises(InputError, match=r"absent\.png: missing"):
-        read_headers(FolderSource(tmp_path), ["absent.png"], Faults(), "")
+        read_headers(FolderSource(tmp_path), ["absent.png"])
 
 
 # Order
@@ -317,14 +315,14 @@ def test_headers(tmp_path: Path):
 def test_order_against_a_loop(classes):
     labels = np.array(classes)
     files = [f"{label}/{row}.jpg" for row, label in enumerate(classes)]
-    order = in_turns(files, labels)
+    order = balanced_order(files, labels)
     assert sorted(order) == list(range(len(files)))
     turn = np.array(
         [(labels[order[:place]] == labels[row]).sum() for place, row in enumerate(order)]
     )
     keys = list(zip(turn.tolist(), labels[order].tolist(), strict=True))
     assert keys == sorted(keys)
-    backwards = in_turns(files[::-1], labels[::-1])
+    backwards = balanced_order(files[::-1], labels[::-1])
     assert [files[row] for row in order] == [files[::-1][row] for row in backwards]
     counts = np.array([1, 0, 2, 100])
     held = hold_back(files, labels, counts)

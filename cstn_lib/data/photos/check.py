@@ -16,7 +16,8 @@ import numpy as np
 
 from cstn_lib.data.photos.decoding import decode_photo, in_parallel
 from cstn_lib.data.photos.faults import Findings
-from cstn_lib.data.photos.reading import SPLITS, PhotoList, Reader
+from cstn_lib.data.photos.photo_list import PhotoList
+from cstn_lib.data.photos.reading import SPLITS, Reader
 from cstn_lib.support.errors import InputError
 
 __all__ = ["Report", "check"]
@@ -71,7 +72,7 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
     findings = Findings()
     rows: list[tuple[str, int, int, int]] = []
     lists: dict[str, PhotoList] = {}
-    with reader.open(root) as opened:
+    with reader.open(root, findings) as opened:
         if deep and not opened.has_photos:
             raise InputError(f"{root}: annotations alone, expected photos for a deep check")
         for split in SPLITS:
@@ -79,7 +80,7 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
                 findings.oddity("split not there", f"{root}: no annotations of {split}")
                 continue
             try:
-                photos = opened.listed(split, findings)
+                photos = opened.listed(split)
             except InputError as error:
                 findings.fault("split not readable", str(error))
                 continue

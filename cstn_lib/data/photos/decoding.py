@@ -2,7 +2,7 @@
 
 Every file that Pillow reads as a still image will do: grey, palette, CMYK and 16-bit ones become
 8-bit RGB, transparent pixels show white, and the EXIF orientation is applied (to the boxes too, in
-`cstn_lib.data.photos.boxes`), once: some decoders apply it themselves. Resizing is
+`cstn_lib.data.photos.photo_list`), once: some decoders apply it themselves. Resizing is
 `torchvision.transforms.v2`'s, bilinear with antialiasing, to the square of section IV-A of the
 paper; boxes in [0, 1] do not notice.
 
@@ -27,18 +27,12 @@ from torch.utils.data import get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from cstn_lib.data.photos.faults import Faults
 from cstn_lib.data.photos.sources import FolderSource, Source
 from cstn_lib.support.errors import InputError, first_line
 from cstn_lib.support.machine import processors
 from cstn_lib.support.progress import Progress
 
-__all__ = [
-    "PhotoArray",
-    "decode_photo",
-    "in_parallel",
-    "read_headers",
-]
+__all__ = ["PhotoArray", "decode_photo", "in_parallel", "read_headers"]
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _EXPECTED = "expected a whole JPEG, PNG, BMP, GIF, TIFF or WebP image"
@@ -111,7 +105,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def read_headers(
-    source: Source, files: Sequence[str], faults: Faults, title: str
+    source: Source, files: Sequence[str], title: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sizes and orientations of photos, without decoding them.
 
@@ -136,8 +130,8 @@ def read_headers(
     headers = np.zeros((len(files), 3), dtype=np.int64)
     for row, found in enumerate(in_parallel(header, files, title)):
         if isinstance(found, InputError):
-            missing = not source.has(files[row])
-            faults.fault("missing image" if missing else "unreadable image", str(found))
+            kind = "unreadable image" if source.has(files[row]) else "missing image"
+            source.faults.fault(kind, str(found))
             headers[row] = 0, 0, 1
         else:
             headers[row] = found

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from torchvision.datasets.utils import check_integrity
 
-from cstn_lib.data.photos.file_names import inner_path, is_safe
+from cstn_lib.data.photos.sources import inner_path, is_safe
 from cstn_lib.support.atomic import atomic_directory
 from cstn_lib.support.disk import alone_in, writing
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name

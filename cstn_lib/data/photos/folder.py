@@ -12,17 +12,12 @@ follow the sorted names of the folders of ``train``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
-
-from cstn_lib.data.photos.faults import Faults, quoted
-from cstn_lib.data.photos.file_names import inner_path
-from cstn_lib.data.photos.reading import PhotoList, PixelBoxes, Reader, unit_photo_list
-from cstn_lib.data.photos.sources import Source, open_source
-from cstn_lib.data.photos.text_table import TextTable, box_numbers
+from cstn_lib.data.photos.faults import quoted
+from cstn_lib.data.photos.photo_list import PhotoList
+from cstn_lib.data.photos.reading import SPLITS, Photo, Reader
+from cstn_lib.data.photos.sources import inner_path
 from cstn_lib.support.errors import InputError
 
 __all__ = ["Folder"]
@@ -35,16 +30,8 @@ class Folder(Reader):
     """The folder with ``train``, or a zip of it."""
 
     name = "folder"
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    @classmethod
-    @contextmanager
-    def open(cls, root: Path) -> Iterator[Folder]:
-        what = "a folder of photos"
-        with open_source(root, what=what, marker="train/", inner=root.stem) as source:
-            yield cls(source)
+    what = "a folder of photos"
+    marker = "train/"
 
     def identity(self, split: str) -> object:
         classes = [f"{split}/{name}" for name in self.source.folders(split)]
@@ -54,73 +41,49 @@ class Folder(Reader):
             [(name, sorted(self.source.files(name).items())) for name in classes],
         ]
 
-    def photos(self, split: str, faults: Faults) -> PhotoList:
-        classes = self.source.folders("train")
+    def photos(self, split: str) -> PhotoList:
+        source = self.source
+        classes, names = source.folders("train"), source.folders(split)
         if len(classes) < 2:
             raise InputError(
-                f"{self.source.where('train')}: {len(classes)} folders, expected one for each of "
-                "at least two classes"
+                f"{source.where('train')}: {len(classes)} folders, expected one for each of at "
+                "least two classes"
             )
-        label_of = {name: label for label, name in enumerate(classes)}
-        if not self.source.folders(split):
-            raise InputError(
-                f"{self.source.where(split)}: no class in it, expected {split}/CLASS with photos"
-            )
-        for name in self.source.names(split):
-            faults.oddity(
-                "file outside the classes, passed over",
-                f"{self.source.where(f'{split}/{name}')}: expected {split}/CLASS with photos",
-            )
-        files, labels = [], []
-        for name in self.source.folders(split):
-            place = f"{split}/{name}"
-            if name not in label_of:
-                faults.fault(
-                    "unknown label",
-                    f"{self.source.where(place)}: class {quoted(name)}, expected one of train",
-                )
-                continue
-            photos = self.source.photos(place, faults)
-            if not photos:
-                faults.fault("class without image", f"{self.source.where(place)}: no photo in it")
-            files += [f"{place}/{photo}" for photo in photos]
-            labels += [label_of[name]] * len(photos)
-        boxes = self._boxes(split, files, faults)
-        if split != "train":
-            for row in sorted(set(range(len(files))) - set(boxes.owners.tolist())):
-                faults.fault(
-                    "no box",
-                    f"{self.source.where(files[row])}: no box, expected a line of it in {_TABLE}",
-                )
-        found = np.array(labels, dtype=np.int64)
-        title = f"sizes of {self.name} {split}"
-        return unit_photo_list(self.source, files, found, classes, boxes, faults, title=title)
+        expected = f"expected {split}/CLASS with photos"
+        if not names:
+            raise InputError(f"{source.where(split)}: no class in it, {expected}")
+        for name in source.names(split):
+            source.oddity("file outside the classes, passed over", expected, f"{split}/{name}")
+        for name in sorted(set(names).difference(classes)):
+            message = f"class {quoted(name)}, expected one of train"
+            source.fault("unknown label", message, f"{split}/{name}")
+        folders = {f"{split}/{name}": label for label, name in enumerate(classes) if name in names}
+        files, labels = self.class_photos(folders)
+        boxes = self._boxes(split, files)
+        for file, found in boxes.items():
+            if split != "train" and not found:
+                source.fault("no box", f"no box, expected a line of it in {_TABLE}", file)
+        photos = [
+            Photo(file, label, boxes[file]) for file, label in zip(files, labels, strict=True)
+        ]
+        return self.photo_list(split, photos, classes, as_shown=True)
 
-    def _boxes(self, split: str, files: list[str], faults: Faults) -> PixelBoxes:
-        row_of = {file: row for row, file in enumerate(files)}
-        table = TextTable(self.source, _TABLE, _COLUMNS, ",", "a folder of photos")
+    def _boxes(
+        self, split: str, files: Sequence[str]
+    ) -> dict[str, list[tuple[Sequence[float], str]]]:
+        """By photo, the boxes in pixels with the place of each."""
+        boxes: dict[str, list[tuple[Sequence[float], str]]] = {file: [] for file in files}
         needed = split != "train" or self.source.has(_TABLE)
-        owners, pixels, numbers = [], [], []
-        for number, values in table.below_header(faults) if needed else ():
-            here = table.where(number)
-            image = inner_path(values[0].strip())
+        for line in self.table(_TABLE, _COLUMNS, ",").below_header() if needed else ():
+            image = inner_path(line.values[0].strip())
             if not image.startswith(f"{split}/"):
-                if image.partition("/")[0] not in ("train", "val", "test"):
-                    faults.fault(
-                        "unknown image",
-                        f"{here}: {quoted(image)}, expected a path from train, val or test",
-                    )
+                if image.partition("/")[0] not in SPLITS:
+                    message = f"{quoted(image)}, expected a path from train, val or test"
+                    line.fault("unknown image", message)
                 continue
-            box = box_numbers(self.source, _TABLE, number, values[1:], faults)
-            if image not in row_of:
-                faults.fault("missing image", f"{here}: {self.source.why_missing(image)}")
-            elif box is not None:
-                owners.append(row_of[image])
-                pixels.append(box)
-                numbers.append(number)
-        return PixelBoxes(
-            np.array(owners, dtype=np.int64),
-            np.array(pixels, dtype=np.float64).reshape(-1, 4),
-            lambda box: table.where(numbers[box]),
-            as_shown=True,
-        )
+            box = line.box(line.values[1:])
+            if image not in boxes:
+                line.fault("missing image", self.source.why_missing(image))
+            elif box:
+                boxes[image].append((box, line.where))
+        return boxes

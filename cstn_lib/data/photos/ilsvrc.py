@@ -29,20 +29,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-import numpy as np
-
 from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
 from cstn_lib.data.photos.order import train_or_val
-from cstn_lib.data.photos.reading import PhotoList, PixelBoxes, Published, Reader, unit_photo_list
+from cstn_lib.data.photos.photo_list import PhotoList
+from cstn_lib.data.photos.reading import Photo, Published, Reader
 from cstn_lib.data.photos.sources import FolderSource
-from cstn_lib.data.photos.text_table import TextTable, box_numbers
+from cstn_lib.data.photos.text_table import Line, box_numbers, text_lines
 from cstn_lib.support.errors import InputError
 
 __all__ = ["ILSVRC"]
@@ -52,26 +51,34 @@ HELD_BACK = 20  # images of each class that training never sees
 _PHOTOS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", ".")
 _BOXES = ("ILSVRC/Annotations/CLS-LOC", "Annotations/CLS-LOC", "Annotations")
 _WNID = re.compile(r"n[0-9]{8}")
-_WHAT = "ILSVRC"
 _MAPPING = "LOC_synset_mapping.txt"
+_ENDS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _Box(NamedTuple):
+    """One box with its class, the place it was read from, and the size of its image where known."""
+
+    wnid: str
+    pixels: Sequence[float]
+    where: str
+    size: tuple[int, int] = (0, 0)
 
 
 class ILSVRC(Reader):
     """The folder of either layout."""
 
     name = "ilsvrc"
+    what = "ILSVRC"
     # 1,281,167 training images, less those held back
     published = Published(1000, {"train": 1_281_167 - 1000 * HELD_BACK, "test": 50_000})
-
-    def __init__(self, root: Path) -> None:
-        self.source = FolderSource(root)
+    source: FolderSource
 
     @classmethod
     @contextmanager
-    def open(cls, root: Path) -> Iterator[ILSVRC]:
-        reader = cls(root)
+    def open(cls, root: Path, faults: Faults | None = None) -> Iterator[ILSVRC]:
         if not os.path.isdir(root):
             raise InputError(f"{root}: missing or no folder, expected ILSVRC as a folder")
+        reader = cls(FolderSource(root, cls.what, faults))
         if not any(reader._folder(part) for part in ("train", "val")):
             raise InputError(
                 f"{root}: not ILSVRC, expected train and val, or ILSVRC/Data/CLS-LOC/train and val"
@@ -80,118 +87,76 @@ class ILSVRC(Reader):
 
     def identity(self, split: str) -> object:
         part = "val" if split == "test" else "train"
-        lists = [file for file in (_solution(part), _MAPPING) if self.source.has(file)]
         folders = [folder for folder in (self._folder(part), self._annotations(part)) if folder]
-        return [
-            [(file, self.source.checksum(file)) for file in lists],
-            [self.source.dates(folder, depth=1) for folder in folders],
-        ]
+        dates = [self.source.dates(folder, depth=1) for folder in folders]
+        return [self.source.checksums([_solution(part), _MAPPING]), dates]
 
     def lasting_name(self, file: str) -> str:
         return file.rpartition("/")[2]
 
-    def photos(self, split: str, faults: Faults) -> PhotoList:
-        return self._test(faults) if split == "test" else self._train_or_val(split, faults)
+    def photos(self, split: str) -> PhotoList:
+        return self._test() if split == "test" else self._train_or_val(split)
 
-    def _train_or_val(self, split: str, faults: Faults) -> PhotoList:
-        base = self._needed_folder("train")
+    def _train_or_val(self, split: str) -> PhotoList:
+        base, source = self._needed_folder("train"), self.source
         wnids = self._wnids()
-        for name in sorted(
-            {*self.source.folders(base), *self.source.names(base)}.difference(wnids)
-        ):
-            faults.oddity(
-                "no class, passed over",
-                f"{self.source.where(f'{base}/{name}')}: expected a folder named like n01440764",
-            )
-        files, labels = [], []
-        for label, wnid in enumerate(wnids):
-            names = self.source.photos(f"{base}/{wnid}", faults)
-            if not names:
-                faults.fault(
-                    "class without image", f"{self.source.where(f'{base}/{wnid}')}: no image in it"
-                )
-            files += [f"{base}/{wnid}/{name}" for name in names]
-            labels += [label] * len(names)
-        found = np.array(labels, dtype=np.int64)
-        short = [self.lasting_name(file) for file in files]
-        rows = train_or_val(
-            split, short, found, lambda row: self.source.where(files[row]), HELD_BACK
-        )
-        names = self._class_names(wnids, faults)
+        for name in sorted({*source.folders(base), *source.names(base)}.difference(wnids)):
+            message = "expected a folder named like n01440764"
+            source.oddity("no class, passed over", message, f"{base}/{name}")
+        folders = {f"{base}/{wnid}": label for label, wnid in enumerate(wnids)}
+        files, labels = self.class_photos(folders)
+        names = [self.lasting_name(file) for file in files]
+        rows = train_or_val(split, names, labels, lambda row: source.where(files[row]), HELD_BACK)
+        files, labels = [files[row] for row in rows], labels[rows]
         if split == "train":
-            offsets = np.zeros(len(rows) + 1, np.int64)
-            chosen = [files[row] for row in rows]
-            return PhotoList(self.source, chosen, found[rows], np.empty((0, 4)), offsets, names)
-        boxes = self._boxes("train", [files[row] for row in rows], faults)
-        rows = rows[[bool(boxes[_stem(files[row])]) for row in rows]]
-        return self._with_boxes(
-            split, [files[row] for row in rows], found[rows], boxes, wnids, faults
-        )
+            return PhotoList.without_boxes(source, files, labels, self._class_names(wnids))
+        boxes = self._boxes("train", files)
+        annotated = {f: label for f, label in zip(files, labels, strict=True) if boxes[_stem(f)]}
+        return self._with_boxes(split, annotated, boxes, wnids)
 
-    def _test(self, faults: Faults) -> PhotoList:
-        base = self._needed_folder("val")
-        inner = self.source.folders(base)
-        files = [f"{base}/{name}" for name in self.source.photos(base, faults, folders_too=True)]
+    def _test(self) -> PhotoList:
+        base, source = self._needed_folder("val"), self.source
+        inner = source.folders(base)
+        files = [f"{base}/{name}" for name in source.photos(base, folders_too=True)]
         for wnid in inner:
-            files += [
-                f"{base}/{wnid}/{name}" for name in self.source.photos(f"{base}/{wnid}", faults)
-            ]
-        boxes = self._boxes("val", files, faults)
+            files += [f"{base}/{wnid}/{name}" for name in source.photos(f"{base}/{wnid}")]
+        boxes = self._boxes("val", files)
         wnids = self._wnids() or sorted({box.wnid for found in boxes.values() for box in found})
         label_of = {wnid: label for label, wnid in enumerate(wnids)}
-        kept, labels = [], []
+        kept = {}
         for file in files:
             found = boxes[_stem(file)]
             if not found:
-                faults.fault("no box", f"{self.source.where(file)}: no box, expected one or more")
+                source.fault("no box", "no box, expected one or more", file)
                 continue
             wnid, folder = found[0].wnid, PurePosixPath(file).parent.name
             if wnid not in label_of or (folder in inner and folder != wnid):
                 expected = folder if folder in inner else "one of the classes of train"
-                faults.fault(
-                    "unknown label", f"{found[0].where}: class {quoted(wnid)}, expected {expected}"
-                )
-                continue
-            kept.append(file)
-            labels.append(label_of[wnid])
-        return self._with_boxes("test", kept, np.array(labels, np.int64), boxes, wnids, faults)
+                self._other_class(found[0], expected)
+            else:
+                kept[file] = label_of[wnid]
+        return self._with_boxes("test", kept, boxes, wnids)
 
     def _with_boxes(
         self,
         split: str,
-        files: Sequence[str],
-        labels: np.ndarray,
-        boxes: dict[str, list[_Box]],
+        label_of: Mapping[str, int],
+        boxes: Mapping[str, Sequence[_Box]],
         wnids: Sequence[str],
-        faults: Faults,
     ) -> PhotoList:
-        given: list[tuple[int, _Box]] = []
-        sizes = np.zeros((len(files), 2), dtype=np.int64)
-        for row, file in enumerate(files):
-            wnid = wnids[labels[row]]
-            for box in boxes[_stem(file)]:
-                sizes[row] = box.size
-                if box.wnid == wnid:
-                    given.append((row, box))
-                else:
-                    faults.fault(
-                        "unknown label", f"{box.where}: class {quoted(box.wnid)}, expected {wnid}"
-                    )
-        pixel_boxes = PixelBoxes(
-            np.array([row for row, _ in given], dtype=np.int64),
-            np.array([box.pixels for _, box in given], dtype=np.float64).reshape(-1, 4),
-            lambda number: given[number][1].where,
-        )
-        return unit_photo_list(
-            self.source,
-            files,
-            labels,
-            self._class_names(wnids, faults),
-            pixel_boxes,
-            faults,
-            title=f"sizes of {self.name} {split}",
-            sizes=sizes,
-        )
+        photos = []
+        for file, label in label_of.items():
+            found = boxes[_stem(file)]
+            for box in found:
+                if box.wnid != wnids[label]:
+                    self._other_class(box, wnids[label])
+            own = [(box.pixels, box.where) for box in found if box.wnid == wnids[label]]
+            photos.append(Photo(file, label, own, found[0].size))
+        return self.photo_list(split, photos, self._class_names(wnids))
+
+    def _other_class(self, box: _Box, expected: str) -> None:
+        message = f"{box.where}: class {quoted(box.wnid)}, expected {expected}"
+        self.source.faults.fault("unknown label", message)
 
     # Classes
 
@@ -200,25 +165,21 @@ class ILSVRC(Reader):
         base = self._folder("train")
         if base:
             return [name for name in self.source.folders(base) if _WNID.fullmatch(name)]
-        return sorted(self._mapping(Faults()))
+        return sorted(self._mapping())
 
-    def _class_names(self, wnids: Sequence[str], faults: Faults) -> list[str]:
-        names = self._mapping(faults)
+    def _class_names(self, wnids: Sequence[str]) -> list[str]:
+        names = self._mapping()
         return [names.get(wnid, wnid) for wnid in wnids]
 
-    def _mapping(self, faults: Faults) -> dict[str, str]:
+    def _mapping(self) -> dict[str, str]:
         names = {}
-        lines = self.source.lines(_MAPPING, _WHAT) if self.source.has(_MAPPING) else ()
-        for number, line in lines:
-            wnid, _, words = line.partition(" ")
+        for line in text_lines(self.source, _MAPPING) if self.source.has(_MAPPING) else ():
+            wnid, _, words = line.values[0].partition(" ")
             if _WNID.fullmatch(wnid) and words:
                 names[wnid] = words.partition(",")[0].strip()
             else:
-                faults.fault(
-                    "unreadable line",
-                    f"{self.source.where(_MAPPING, number)}: {quoted(line)}, expected WNID and "
-                    "names",
-                )
+                message = f"{quoted(line.values[0])}, expected WNID and names"
+                line.fault("unreadable line", message)
         return names
 
     # Folders
@@ -243,116 +204,92 @@ class ILSVRC(Reader):
 
     # Boxes
 
-    def _boxes(self, part: str, files: Sequence[str], faults: Faults) -> dict[str, list[_Box]]:
+    def _boxes(self, part: str, files: Sequence[str]) -> dict[str, list[_Box]]:
         """The boxes of these photos by the stem of their names; an empty list where none."""
         solution, folder = _solution(part), self._annotations(part)
+        stems = [_stem(file) for file in files]
         if self.source.has(solution):
-            found = self._read_solution(solution, {_stem(file) for file in files}, part, faults)
+            found = self._read_solution(solution, set(stems), part)
         elif folder:
-            found = self._read_xml(folder, files, part, faults)
+            found = self._read_xml(folder, stems, part)
         else:
             raise InputError(
                 f"{self.source.where(solution)}: missing, expected the boxes of {part} there or in "
                 f"Annotations/{part}"
                 + (" (wsol-ilsvrc has a val without them)" * (part == "train"))
             )
-        return {_stem(file): found.get(_stem(file), []) for file in files}
+        return {stem: found.get(stem, []) for stem in stems}
 
-    def _read_solution(
-        self, file: str, wanted: set[str], part: str, faults: Faults
-    ) -> dict[str, list[_Box]]:
+    def _read_solution(self, file: str, wanted: set[str], part: str) -> dict[str, list[_Box]]:
         """ImageId,PredictionString; the latter is WNID x0 y0 x1 y1 once or more."""
         found: dict[str, list[_Box]] = {}
-        table = TextTable(self.source, file, ("ImageId", "PredictionString"), ",", _WHAT)
-        for number, (image, values) in table.below_header(faults):
+        for line in self.table(file, ("ImageId", "PredictionString"), ",").below_header():
+            image, tokens = line.values[0], line.values[1].split()
             if image not in wanted and part == "train":
                 continue
-            here = table.where(number)
-            tokens = values.split()
             if not tokens or len(tokens) % 5:
-                shown = quoted(f"{image},{values}")
-                faults.fault(
-                    "unreadable line",
-                    f"{here}: {shown}, expected ImageId,WNID x0 y0 x1 y1 once or more",
-                )
+                message = "expected ImageId,WNID x0 y0 x1 y1 once or more"
+                line.fault("unreadable line", f"{quoted(','.join(line.values))}, {message}")
             elif image not in wanted:
-                faults.fault("missing image", f"{here}: no image {quoted(image)} in {part}")
+                line.fault("missing image", f"no image {quoted(image)} in {part}")
             elif image in found:
-                faults.fault("listed twice", f"{here}: image {quoted(image)} again, expected once")
+                line.fault("listed twice", f"image {quoted(image)} again, expected once")
             else:
-                found[image] = self._tokens(file, number, tokens, faults)
+                found[image] = _boxes_of(tokens, line)
         return found
 
-    def _tokens(self, file: str, number: int, tokens: Sequence[str], faults: Faults) -> list[_Box]:
-        here = self.source.where(file, number)
-        boxes = []
-        for start in range(0, len(tokens), 5):
-            wnid, *values = tokens[start : start + 5]
-            pixels = box_numbers(self.source, file, number, values, faults)
-            if wnid != tokens[0]:
-                faults.fault(
-                    "unknown label", f"{here}: class {quoted(wnid)} beside {quoted(tokens[0])}"
-                )
-            elif pixels is not None:
-                boxes.append(_Box(wnid, pixels, here))
-        return boxes
-
-    def _read_xml(
-        self, folder: str, files: Sequence[str], part: str, faults: Faults
-    ) -> dict[str, list[_Box]]:
-        inner = self.source.folders(folder)
-        where = {
-            name.removesuffix(".xml"): f"{base}/{name}"
-            for base in (folder, *(f"{folder}/{name}" for name in inner))
-            for name in self.source.names(base)
+    def _read_xml(self, folder: str, stems: Sequence[str], part: str) -> dict[str, list[_Box]]:
+        source = self.source
+        places = [folder, *(f"{folder}/{name}" for name in source.folders(folder))]
+        file_of = {
+            name.removesuffix(".xml"): f"{place}/{name}"
+            for place in places
+            for name in source.names(place)
             if name.endswith(".xml")
         }
         if part == "val":
-            for stem in sorted(where.keys() - {_stem(file) for file in files}):
-                place = self.source.where(where[stem])
-                faults.fault("missing image", f"{place}: no image of that name in {part}")
-        wanted = [where[stem] for stem in map(_stem, files) if stem in where]
-        title = f"boxes of {self.name} {part}"
-        found: dict[str, list[_Box]] = {}
-        for file, boxes in zip(wanted, in_parallel(self._read_one_xml, wanted, title), strict=True):
-            if isinstance(boxes, InputError):
-                faults.fault("unreadable annotation", str(boxes))
-            else:
-                found[_stem(file)] = boxes
-        return found
+            for stem in sorted(file_of.keys() - set(stems)):
+                source.fault("missing image", f"no image of that name in {part}", file_of[stem])
+        wanted = [stem for stem in stems if stem in file_of]
+        files = [file_of[stem] for stem in wanted]
+        texts = in_parallel(source.read, files, f"boxes of {self.name} {part}")
+        return {
+            stem: self._parse_xml(file_of[stem], text)
+            for stem, text in zip(wanted, texts, strict=True)
+        }
 
-    def _read_one_xml(self, file: str) -> list[_Box] | InputError:
+    def _parse_xml(self, file: str, text: bytes) -> list[_Box]:
+        where = self.source.where(file)
         try:
-            root = ElementTree.fromstring(self.source.read(file))
-            size = [root.findtext(f"size/{side}", "0").strip() for side in ("width", "height")]
-            if not all(text.isdecimal() and len(text) < 10 for text in size):
-                raise InputError(
-                    f"{self.source.where(file)}: size {quoted(' '.join(size))}, expected width and "
-                    "height in pixels"
-                )
-            boxes = []
-            for item in root.iter("object"):
-                ends = [item.findtext(f"bndbox/{end}", "") for end in _ENDS]
-                pixels = box_numbers(self.source, file, None, ends, Faults())
-                name, where = item.findtext("name", ""), self.source.where(file)
-                boxes.append(_Box(name, pixels, where, (int(size[0]), int(size[1]))))
-        except InputError as error:
-            return error
+            root = ElementTree.fromstring(text)
         except ElementTree.ParseError as error:
-            return InputError(f"{self.source.where(file)}: not whole XML ({error})")
+            self.source.fault("unreadable annotation", f"not whole XML ({error})", file)
+            return []
+        size = [root.findtext(f"size/{side}", "0").strip() for side in ("width", "height")]
+        if not all(text.isdecimal() and len(text) < 10 for text in size):
+            message = f"size {quoted(' '.join(size))}, expected width and height in pixels"
+            self.source.fault("unreadable annotation", message, file)
+            return []
+        boxes = []
+        for item in root.iter("object"):
+            ends = [item.findtext(f"bndbox/{end}", "") for end in _ENDS]
+            if pixels := box_numbers(self.source, ends, file):
+                name = item.findtext("name", "")
+                boxes.append(_Box(name, pixels, where, (int(size[0]), int(size[1]))))
         return boxes
 
 
-_ENDS = ("xmin", "ymin", "xmax", "ymax")
-
-
-class _Box(NamedTuple):
-    """One box with its class, the place it was read from, and the size of its image where known."""
-
-    wnid: str
-    pixels: Sequence[float] | None
-    where: str
-    size: tuple[int, int] = (0, 0)
+def _boxes_of(tokens: Sequence[str], line: Line) -> list[_Box]:
+    """Of the tokens WNID x0 y0 x1 y1, once or more."""
+    boxes = []
+    for start in range(0, len(tokens), 5):
+        wnid, *values = tokens[start : start + 5]
+        pixels = line.box(values)
+        if wnid != tokens[0]:
+            line.fault("unknown label", f"class {quoted(wnid)} beside {quoted(tokens[0])}")
+        elif pixels:
+            boxes.append(_Box(wnid, pixels, line.where))
+    return boxes
 
 
 def _solution(part: str) -> str:

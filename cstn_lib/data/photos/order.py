@@ -13,12 +13,12 @@ import numpy as np
 
 from cstn_lib.support.errors import InputError
 
-__all__ = ["hold_back", "in_turns", "train_or_val"]
+__all__ = ["balanced_order", "hold_back", "train_or_val"]
 
 _HELD_BACK = 0.1  # of each class of a training folder: the val split
 
 
-def in_turns(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
+def balanced_order(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
     """The rows in the order of a split: the first of each class, the second of each, and so on.
 
     Any first part of a split is so spread evenly over its classes. Within a class the order is a
@@ -42,7 +42,7 @@ def hold_back(files: Sequence[str], labels: np.ndarray, counts: np.ndarray) -> n
         counts: (classes,) how many of each class.
 
     Returns:
-        (N,) booleans: the first photos of each class in the order of `in_turns`.
+        (N,) booleans: the first photos of each class in the order of `balanced_order`.
     """
     return _turns(files, labels) < counts[labels]
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -29,25 +29,23 @@ from cstn_lib.data.images import (
     write_photo_index,
     write_photo_set,
 )
-from cstn_lib.data.photos.boxes import clip, turn_upright, unit_boxes
-from cstn_lib.data.photos.decoding import decode_photo, in_parallel, read_headers
+from cstn_lib.data.photos.decoding import decode_photo, in_parallel
 from cstn_lib.data.photos.faults import Faults
-from cstn_lib.data.photos.order import in_turns
-from cstn_lib.data.photos.sources import FolderSource, Source
+from cstn_lib.data.photos.order import balanced_order
+from cstn_lib.data.photos.photo_list import PhotoList, PixelBoxes, unit_photo_list
+from cstn_lib.data.photos.sources import FolderSource, Source, open_source
+from cstn_lib.data.photos.text_table import TextTable
 from cstn_lib.support.errors import InputError, unknown_name
 
 __all__ = [
     "SPLITS",
     "STORED_AT_MOST",
-    "PhotoList",
-    "PixelBoxes",
+    "Photo",
     "Published",
     "Reader",
-    "measured_boxes",
+    "found_split",
     "open_photos",
-    "peek_photos",
     "stored_bytes",
-    "unit_photo_list",
 ]
 
 SPLITS = ("train", "val", "test")
@@ -56,45 +54,6 @@ STORED_AT_MOST = 20_000_000_000
 
 _RECIPE = 3  # goes up when the same source would be turned into other arrays
 _BATCH = 64  # images decoded before they are written
-
-
-@dataclass(frozen=True)
-class PhotoList:
-    """The photos of a split, before any is decoded.
-
-    Attributes:
-        source: where the files are.
-        files: N names, relative to the source's top.
-        labels: (N,) int64.
-        boxes: (M, 4) ``xyxy`` in [0, 1] of the upright image, in the order of the files.
-        box_offsets: (N + 1,) as in `cstn_lib.data.images.ImageSet`.
-        class_names: one a class.
-        only_size: width and height in pixels that every photo must have.
-    """
-
-    source: Source
-    files: Sequence[str]
-    labels: np.ndarray
-    boxes: np.ndarray
-    box_offsets: np.ndarray
-    class_names: Sequence[str]
-    only_size: tuple[int, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def take(self, rows: np.ndarray) -> PhotoList:
-        """The photos of these rows, in this order."""
-        counts = np.diff(self.box_offsets)[rows]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        chosen = np.repeat(self.box_offsets[:-1][rows] - offsets[:-1], counts)
-        return replace(
-            self,
-            files=[self.files[row] for row in rows],
-            labels=self.labels[rows],
-            boxes=self.boxes[chosen + np.arange(len(chosen))],
-            box_offsets=offsets,
-        )
 
 
 class Published(NamedTuple):
@@ -109,11 +68,28 @@ class Published(NamedTuple):
     images: Mapping[str, int]
 
 
+class Photo(NamedTuple):
+    """A photo as the annotations describe it.
+
+    Attributes:
+        boxes: ``xyxy`` in pixels, as edges, each with the place it was read from, for messages.
+        size: width and height in pixels that they were measured in; 0 where not known.
+    """
+
+    file: str
+    label: int
+    boxes: Sequence[tuple[Sequence[float], str]]
+    size: tuple[int, int] = (0, 0)
+
+
 class Reader(ABC):
-    """A data set under the user's root; one subclass a layout.
+    """A data set under the user's root; one subclass per layout.
 
     Attributes:
         name: of `cstn_lib.data.DATASETS`.
+        what: the data set, for messages.
+        marker, inner: what its folder has in it, and the folder's own name (see `open_source`); by
+            default the name of the root.
         published: None for data of the user's own.
         source: where the files are.
         has_photos: whether there is more than annotations.
@@ -121,19 +97,30 @@ class Reader(ABC):
     """
 
     name: ClassVar[str]
+    what: ClassVar[str]
+    marker: ClassVar[str]
+    inner: ClassVar[str] = ""
     published: ClassVar[Published | None] = None
-    source: Source
     has_photos = True
     splits: Sequence[str] = SPLITS
 
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
     @classmethod
-    @abstractmethod
-    def open(cls, root: Path) -> AbstractContextManager[Reader]:
+    @contextmanager
+    def open(cls, root: Path, faults: Faults | None = None) -> Iterator[Reader]:
         """The data set under `root`.
+
+        Args:
+            faults: where they are reported; by default the first one is raised.
 
         Raises:
             InputError: it is not there.
         """
+        names = {"what": cls.what, "marker": cls.marker, "inner": cls.inner or root.stem}
+        with open_source(root, **names, faults=faults) as source:
+            yield cls(source)
 
     @abstractmethod
     def identity(self, split: str) -> object:
@@ -144,16 +131,49 @@ class Reader(ABC):
         return file
 
     @abstractmethod
-    def photos(self, split: str, faults: Faults) -> PhotoList:
-        """The photos of a split, in any order; what is wrong with them goes to `faults`.
+    def photos(self, split: str) -> PhotoList:
+        """The photos of a split, in any order; what is wrong with them goes to the faults.
 
         Raises:
             InputError: a part of the layout is missing.
         """
 
-    def listed(self, split: str, faults: Faults) -> PhotoList:
+    def listed(self, split: str) -> PhotoList:
         """As `photos`, for a check, also where there are annotations alone."""
-        return self.photos(split, faults)
+        return self.photos(split)
+
+    # For subclasses
+
+    def table(self, file: str, names: Sequence[str], separator: str) -> TextTable:
+        return TextTable(self.source, file, names, separator)
+
+    def class_photos(self, folders: Mapping[str, int]) -> tuple[list[str], np.ndarray]:
+        """The photos in folders of one class each, and their labels; an empty one is a fault."""
+        files, labels = [], []
+        for folder, label in folders.items():
+            names = self.source.photos(folder)
+            if not names:
+                self.source.fault("class without image", "no image in it", folder)
+            files += [f"{folder}/{name}" for name in names]
+            labels += [label] * len(names)
+        return files, np.array(labels, dtype=np.int64)
+
+    def photo_list(
+        self, split: str, photos: Sequence[Photo], class_names: Sequence[str], **options: bool
+    ) -> PhotoList:
+        """Those photos with their boxes as fractions; options of `PixelBoxes`."""
+        boxes = [box for photo in photos for box in photo.boxes]
+        owners = np.repeat(np.arange(len(photos)), [len(photo.boxes) for photo in photos])
+        pixels = np.array([pixels for pixels, _ in boxes], dtype=np.float64).reshape(-1, 4)
+        return unit_photo_list(
+            self.source,
+            [photo.file for photo in photos],
+            np.array([photo.label for photo in photos], dtype=np.int64),
+            class_names,
+            PixelBoxes(owners, pixels, lambda box: boxes[box][1], **options),
+            title=f"sizes of {self.name} {split}",
+            sizes=np.array([photo.size for photo in photos], dtype=np.int64).reshape(-1, 2),
+        )
 
 
 def open_photos(
@@ -172,7 +192,7 @@ def open_photos(
     have the same: labels, boxes and checksums of the photos; of a split that is decoded on the fly,
     their names instead of checksums.
 
-    Images come class after class in turns (`cstn_lib.data.photos.order.in_turns`).
+    The first images are the first of each class (`cstn_lib.data.photos.order.balanced_order`).
 
     Args:
         root: folder or archive of the data set.
@@ -188,37 +208,20 @@ def open_photos(
         InputError: the root, a line of annotation or a photo is not as expected; nothing is
             written then.
     """
-    with _listed(reader, root, split, image_size, data_dir, limit) as (folder, found):
+    with found_split(reader, root, split, image_size, data_dir, limit) as (folder, found):
         if isinstance(found, ImageSet):
             return found
         return _write(reader.name, split, found, image_size, folder)
 
 
-def peek_photos(
-    reader: type[Reader],
-    root: Path,
-    split: str,
-    *,
-    image_size: int,
-    data_dir: Path,
-    limit: int | None = None,
-) -> ImageSet | PhotoList:
-    """As `open_photos`, but of a split that is not there yet the list, and nothing is written."""
-    with _listed(reader, root, split, image_size, data_dir, limit) as (_, found):
-        return found
-
-
-def stored_bytes(photos: PhotoList, side: int) -> int:
-    """Of pixels that `open_photos` keeps of these photos; 0: they are decoded on the fly."""
-    pixels = len(photos) * side * side * 3
-    return pixels if pixels <= STORED_AT_MOST or not isinstance(photos.source, FolderSource) else 0
-
-
 @contextmanager
-def _listed(
+def found_split(
     reader: type[Reader], root: Path, split: str, image_size: int, data_dir: Path, limit: int | None
 ) -> Iterator[tuple[Path, ImageSet | PhotoList]]:
-    """The folder of a split and what is in it, or the photos that belong there."""
+    """The folder of a split and what is in it, or the photos that belong there.
+
+    Arguments and errors as for `open_photos`; nothing is decoded or written.
+    """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     for name, value in (("image_size", image_size), ("limit", limit)):
@@ -230,163 +233,49 @@ def _listed(
         if folder.is_dir():
             yield folder, open_image_set(folder)
             return
-        faults = Faults()
-        photos = opened.photos(split, faults)
+        photos = opened.photos(split)
         if not len(photos):
             raise InputError(f"{root}: no photo of split {split!r}, expected some")
-        faults.warn()
+        opened.source.faults.warn()
         names = [opened.lasting_name(file) for file in photos.files]
-        yield folder, photos.take(in_turns(names, photos.labels)[:limit])
+        yield folder, photos.take(balanced_order(names, photos.labels)[:limit])
+
+
+def stored_bytes(photos: PhotoList, side: int) -> int:
+    """Of pixels that `open_photos` keeps of these photos; 0: they are decoded on the fly."""
+    pixels = len(photos) * side * side * 3
+    return pixels if pixels <= STORED_AT_MOST or not isinstance(photos.source, FolderSource) else 0
 
 
 def _write(name: str, split: str, photos: PhotoList, side: int, folder: Path) -> ImageSet:
-    stored = stored_bytes(photos, side) > 0
+    source, stored = photos.source, stored_bytes(photos, side) > 0
+    content = list(photos.files)
     if stored:
-        title = f"reading {name} {split}"
-        content = list(in_parallel(photos.source.checksum, photos.files, title))
-    else:
-        content = list(photos.files)
-    lists = SplitLists(
-        name,
-        split,
-        photos.labels,
-        photos.boxes,
-        photos.box_offsets,
-        photos.class_names,
-        _digest(
-            [
-                _RECIPE,
-                side,
-                list(photos.class_names),
-                photos.labels.tolist(),
-                photos.boxes.astype(np.float32).tolist(),
-                photos.box_offsets.tolist(),
-                content,
-            ]
-        ),
-    )
+        content = list(in_parallel(source.checksum, content, f"reading {name} {split}"))
+    seen = [
+        _RECIPE,
+        side,
+        list(photos.class_names),
+        photos.labels.tolist(),
+        photos.boxes.astype(np.float32).tolist(),
+        photos.box_offsets.tolist(),
+        content,
+    ]
+    arrays = photos.labels, photos.boxes, photos.box_offsets
+    lists = SplitLists(name, split, *arrays, tuple(photos.class_names), _digest(seen))
     if not stored:
-        return write_photo_index(folder, lists, side, photos.source.top, photos.files)
+        return write_photo_index(folder, lists, side, source.top, photos.files)
 
     def decode(start: int) -> Iterator[np.ndarray]:
         def one(file: str) -> np.ndarray:
-            return decode_photo(photos.source, file, side, photos.only_size)
+            return decode_photo(source, file, side, photos.only_size)
 
-        waiting: list[np.ndarray] = []
-        for photo in in_parallel(one, photos.files[start:], f"decoding {name} {split}"):
-            waiting.append(photo)
-            if len(waiting) == _BATCH:
-                yield np.stack(waiting)
-                waiting.clear()
-        if waiting:
-            yield np.stack(waiting)
+        decoded = in_parallel(one, photos.files[start:], f"decoding {name} {split}")
+        while batch := list(islice(decoded, _BATCH)):
+            yield np.stack(batch)
 
     return write_photo_set(folder, lists, side, decode)
 
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-# Boxes in pixels
-
-
-@dataclass(frozen=True)
-class PixelBoxes:
-    """Boxes as the annotations of a data set give them.
-
-    Attributes:
-        owners: (M,) the photo of each, by its row.
-        pixels: (M, 4) ``xyxy``.
-        where: names the line of box m, for messages.
-        as_shown: whether they belong to the image as shown, turned by its EXIF orientation; False:
-            to the stored raster, as software and browsers showed it when the archives were made.
-    """
-
-    owners: np.ndarray
-    pixels: np.ndarray
-    where: Callable[[int], str]
-    as_shown: bool = False
-
-
-def unit_photo_list(
-    source: Source,
-    files: Sequence[str],
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    given: PixelBoxes,
-    faults: Faults,
-    *,
-    title: str,
-    sizes: np.ndarray | None = None,
-) -> PhotoList:
-    """A `PhotoList` from boxes in pixels; the sizes are read from the photos' headers.
-
-    Boxes that reach outside are clipped and counted as an oddity. A photo that is not readable and
-    a box without area are faults; a photo that has lost a box that way is left out.
-
-    Args:
-        title: of the progress bar.
-        sizes: (N, 2) width and height that the boxes were measured in; 0 where not known. A photo
-            of another size is a fault.
-    """
-    stored, orientations = read_headers(source, files, faults, title)
-    shown = np.where((orientations > 4)[:, None], stored[:, ::-1], stored)
-    usable = stored.all(axis=1)
-    as_shown = np.full(len(files), given.as_shown)
-    if sizes is not None:
-        known = sizes.all(axis=1) & usable
-        as_stored = (sizes == stored).all(axis=1)
-        as_shown |= known & ~as_stored & (sizes == shown).all(axis=1)
-        for row in np.flatnonzero(known & ~as_stored & ~as_shown):
-            faults.fault(
-                "photo of another size",
-                f"{source.where(files[row])}: {stored[row, 0]} x {stored[row, 1]} pixels, "
-                f"expected {sizes[row, 0]} x {sizes[row, 1]} as in the annotations",
-            )
-            usable[row] = False
-
-    measured = np.where(as_shown[:, None], shown, stored)
-    measured[~usable] = 0
-    owners, boxes, empty = measured_boxes(
-        given, measured, np.where(as_shown, 1, orientations), faults
-    )
-    usable[owners[empty]] = False
-    counts = np.bincount(owners, minlength=len(files))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    photos = PhotoList(source, files, np.asarray(labels), boxes, offsets, class_names)
-    return photos if usable.all() else photos.take(np.flatnonzero(usable))
-
-
-def measured_boxes(
-    given: PixelBoxes, sizes: np.ndarray, orientations: np.ndarray, faults: Faults
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes in pixels as fractions of the upright image, clipped.
-
-    Args:
-        sizes: (N, 2) width and height that each photo's boxes were measured in; 0 where not known:
-            its boxes are left out.
-        orientations: (N,) EXIF orientation that its boxes have still to be turned by.
-
-    Returns:
-        (M,) the photo of each box, ascending; (M, 4) boxes; (M,) which have no area, a fault.
-    """
-    order = np.argsort(given.owners, kind="stable")
-    order = order[sizes.all(axis=1)[given.owners[order]]]
-    owners = given.owners[order]
-    unit = unit_boxes(given.pixels[order], sizes[owners])
-    boxes, outside, empty = clip(turn_upright(unit, orientations[owners]))
-
-    def shown(box: int) -> str:
-        width, height = sizes[owners[box]]
-        pixels = " ".join(f"{value:g}" for value in given.pixels[order[box]])
-        return f"{given.where(order[box])}: box {pixels} %s its image of {width} x {height} pixels"
-
-    for box in np.flatnonzero(empty):
-        message = shown(box) % "covers nothing of"
-        faults.fault("box without area", f"{message}, expected x0 < x1 and y0 < y1")
-    clipped = np.flatnonzero(outside & ~empty)
-    if len(clipped):
-        message = shown(clipped[0]) % "leaves"
-        faults.oddity("box partly outside, clipped", message, len(clipped))
-    return owners, boxes, empty

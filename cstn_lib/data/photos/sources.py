@@ -1,7 +1,7 @@
 """Where the files of a data set lie: a folder or a zip, read the same way.
 
 File names are relative to the source's top, with slashes, so that readers and their messages need
-not know which of the two it is.
+not know which of the two it is. What systems and programs leave behind is passed over.
 """
 
 from __future__ import annotations
@@ -15,14 +15,65 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from cstn_lib.data.photos.faults import Faults
-from cstn_lib.data.photos.file_names import PHOTO_SUFFIXES, inner_path, is_leftover, is_photo
 from cstn_lib.support.errors import InputError, is_unicode
 
-__all__ = ["FolderSource", "Source", "ZipSource", "open_source"]
+__all__ = [
+    "FolderSource",
+    "Source",
+    "ZipSource",
+    "inner_path",
+    "is_leftover",
+    "is_photo",
+    "is_safe",
+    "open_source",
+]
+
+_PHOTO_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif"),
+    *(".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+)
+_KINDS = ", ".join(_PHOTO_SUFFIXES)
+
+# made by Synology, QNAP, macOS, Windows, Python and Linux without their users' knowledge, as are
+# all names that begin with a dot
+_LEFTOVERS = {
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", "__pycache__", "lost+found"),
+}
+
+
+def is_photo(name: str) -> bool:
+    """Whether a file is one of the photos, by its name."""
+    return name.lower().endswith(_PHOTO_SUFFIXES)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder is hidden or made by a machine, and so no part of a data set."""
+    return name.startswith(".") or name.lower() in _LEFTOVERS
+
+
+def inner_path(name: str) -> str:
+    """The name of an archive's member, or of a photo in a table, with slashes and no ``./``.
+
+    Some programs write backslashes, others begin with a dot. Whether it stays below its folder is
+    for `is_safe` to say.
+    """
+    return str(PurePosixPath(name.replace("\\", "/")))
+
+
+def is_safe(file: str) -> bool:
+    """Whether a relative path stays below the folder it is relative to, on any system."""
+    return (
+        not any(sign in file for sign in "\\:\0")
+        and not file.startswith("/")
+        and ".." not in file.split("/")
+        and file != ""
+    )
 
 
 class Source(ABC):
@@ -30,12 +81,18 @@ class Source(ABC):
 
     Attributes:
         top: the folder that file names are relative to; inside a zip, for messages.
-        passed_over: what was met of the latter, by name.
+        what: the data set, for messages.
+        faults: where faults and oddities are reported.
+        passed_over: hidden and machine-made files that were met, by name.
     """
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, what: str = "", faults: Faults | None = None) -> None:
         self.top = top
+        self.what = what
+        self.faults = faults or Faults()
         self.passed_over: set[str] = set()
+
+    # What there is
 
     @abstractmethod
     def _scan(self, folder: str) -> tuple[Iterable[str], Iterable[str]]:
@@ -68,7 +125,7 @@ class Source(ABC):
         """Names of the files in a folder; order and errors as for `folders`."""
         return self._list(folder)[1]
 
-    def photos(self, folder: str, faults: Faults, *, folders_too: bool = False) -> list[str]:
+    def photos(self, folder: str, *, folders_too: bool = False) -> list[str]:
         """Names of the photos in a folder; order and errors as for `folders`.
 
         Whatever else lies there is an oddity.
@@ -78,25 +135,13 @@ class Source(ABC):
         """
         folders, names = self._list(folder)
         for name in [] if folders_too else folders:
-            faults.oddity(
-                "folder inside a class, passed over",
-                f"{self.where(f'{folder}/{name}')}: expected the photos in {self.where(folder)}",
-            )
-        photos = [name for name in names if is_photo(name)]
-        for name in sorted(set(names).difference(photos)):
-            faults.oddity(
-                "not a kind of photo that is read, passed over",
-                f"{self.where(f'{folder}/{name}')}: expected {_KINDS}",
-            )
-        return photos
-
-    def why_missing(self, file: str) -> str:
-        """What is wrong with a photo that the annotations name and `photos` does not."""
-        if not self.has(file):
-            return f"no such image, expected {self.where(file)}"
-        if not is_photo(file):
-            return f"{self.where(file)} is of a kind that is not read, expected {_KINDS}"
-        return f"{self.where(file)} is hidden or in no class's folder, expected directly in one"
+            message = f"expected the photos in {self.where(folder)}"
+            self.oddity("folder inside a class, passed over", message, f"{folder}/{name}")
+        for name in names:
+            if not is_photo(name):
+                kind = "not a kind of photo that is read, passed over"
+                self.oddity(kind, f"expected {_KINDS}", f"{folder}/{name}")
+        return [name for name in names if is_photo(name)]
 
     @abstractmethod
     def files(self, folder: str) -> dict[str, int]:
@@ -107,12 +152,10 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def open(self, file: str) -> BinaryIO:
-        """A file, to be read in part.
+    def has(self, file: str) -> bool:
+        """Whether there is such a file."""
 
-        Raises:
-            InputError: it is missing or not readable.
-        """
+    # What is in it
 
     @abstractmethod
     def read(self, file: str) -> bytes:
@@ -122,13 +165,37 @@ class Source(ABC):
             InputError: it is missing or not readable.
         """
 
-    @abstractmethod
-    def has(self, file: str) -> bool:
-        """Whether there is such a file."""
+    def open(self, file: str) -> BinaryIO:
+        """A file, to be read in part; errors as for `read`."""
+        return io.BytesIO(self.read(file))
 
     def checksum(self, file: str) -> int:
         """CRC-32 of the content of a file."""
         return zlib.crc32(self.read(file))
+
+    def checksums(self, files: Iterable[str]) -> list[tuple[str, int]]:
+        """Names and checksums of those files that there are."""
+        return [(file, self.checksum(file)) for file in files if self.has(file)]
+
+    def lines(self, file: str) -> list[str]:
+        """The lines of a UTF-8 file, with or without a byte-order mark.
+
+        Raises:
+            InputError: the file is missing, not readable or not UTF-8.
+        """
+        if not self.has(file):
+            raise InputError(f"{self.where(file)}: missing, expected as part of {self.what}")
+        data = self.read(file).removeprefix(codecs.BOM_UTF8)
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            number = data.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{self.where(file, number)}: not UTF-8 text") from error
+        if not text.strip():
+            return []
+        return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
+
+    # What is wrong with it
 
     def where(self, file: str, line: int | None = None) -> str:
         """A file, and a line of it, as messages name it."""
@@ -138,71 +205,25 @@ class Source(ABC):
     def _shown_top(self) -> str:
         return str(self.top)
 
-    def lines(self, file: str, part_of: str) -> Iterator[tuple[int, str]]:
-        """Number, from 1, and text of the lines of a UTF-8 file.
+    def fault(self, kind: str, message: str, file: str, line: int | None = None) -> None:
+        """Report a fault of a file (see `cstn_lib.data.photos.faults.Faults.fault`)."""
+        self.faults.fault(kind, f"{self.where(file, line)}: {message}")
 
-        Args:
-            part_of: what the file belongs to, for the message where it is missing.
+    def oddity(self, kind: str, message: str, file: str) -> None:
+        """Report an oddity of a file."""
+        self.faults.oddity(kind, f"{self.where(file)}: {message}")
 
-        Raises:
-            InputError: the file is missing, not readable or not UTF-8.
-        """
-        text = self.text(file, part_of)
-        if text.strip():
-            lines = text.rstrip("\r\n").split("\n")
-            yield from enumerate((line.rstrip("\r") for line in lines), start=1)
-
-    def text(self, file: str, part_of: str) -> str:
-        """The content of a UTF-8 file, with or without a byte-order mark.
-
-        Arguments and errors as for `lines`.
-        """
+    def why_missing(self, file: str) -> str:
+        """What is wrong with a photo that the annotations name and `photos` does not."""
         if not self.has(file):
-            raise InputError(f"{self.where(file)}: missing, expected as part of {part_of}")
-        data = self.read(file).removeprefix(codecs.BOM_UTF8)
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            number = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{self.where(file, number)}: not UTF-8 text") from error
+            return f"no such image, expected {self.where(file)}"
+        if not is_photo(file):
+            return f"{self.where(file)} is of a kind that is not read, expected {_KINDS}"
+        return f"{self.where(file)} is hidden or in no class's folder, expected directly in one"
 
 
 class FolderSource(Source):
     """Files on disk."""
-
-    def files(self, folder: str) -> dict[str, int]:
-        place = os.path.join(self.top, folder)
-        return {name: os.path.getsize(os.path.join(place, name)) for name in self.names(folder)}
-
-    def open(self, file: str) -> BinaryIO:
-        try:
-            return open(self.top / file, "rb")
-        except (OSError, ValueError) as error:
-            raise self._unreadable(file, error) from error
-
-    def read(self, file: str) -> bytes:
-        try:
-            with self.open(file) as opened:
-                return opened.read()
-        except OSError as error:
-            raise self._unreadable(file, error) from error
-
-    def has(self, file: str) -> bool:
-        # os.path answers no, where pathlib raises, for a path that may not be looked at
-        return os.path.isfile(self.top / file)
-
-    def dates(self, folder: str, depth: int) -> list[tuple[str, str, int]]:
-        """The folders down to a depth, with the time at which a file was last added or removed.
-
-        Instead of the sizes of a million files. The absolute place of the folder is part of it,
-        since a copy may keep its times.
-        """
-        if not os.path.isdir(self.top / folder):
-            return []
-        found = [(str(self.top.resolve()), folder, os.stat(self.top / folder).st_mtime_ns)]
-        for name in self.folders(folder) if depth else ():
-            found += self.dates(f"{folder}/{name}", depth - 1)
-        return found
 
     def _scan(self, folder: str) -> tuple[list[str], list[str]]:
         folders, files = [], []
@@ -219,30 +240,61 @@ class FolderSource(Source):
         except OSError as error:
             raise self._unreadable(folder, error) from error
 
+    def files(self, folder: str) -> dict[str, int]:
+        place = os.path.join(self.top, folder)
+        return {name: os.path.getsize(os.path.join(place, name)) for name in self.names(folder)}
+
+    def has(self, file: str) -> bool:
+        # os.path answers no, where pathlib raises, for a path that may not be looked at
+        return os.path.isfile(self.top / file)
+
+    def read(self, file: str) -> bytes:
+        try:
+            with self.open(file) as opened:
+                return opened.read()
+        except OSError as error:
+            raise self._unreadable(file, error) from error
+
+    def open(self, file: str) -> BinaryIO:
+        try:
+            return open(self.top / file, "rb")
+        except (OSError, ValueError) as error:
+            raise self._unreadable(file, error) from error
+
     def _unreadable(self, file: str, error: Exception) -> InputError:
         if isinstance(error, FileNotFoundError):
             return InputError(f"{self.where(file)}: missing")
         reason = getattr(error, "strerror", None) or str(error)
         return InputError(f"{self.where(file)}: not readable ({reason})")
 
+    def dates(self, folder: str, depth: int) -> list[tuple[str, str, int]]:
+        """The folders down to a depth, with the time at which a file was last added or removed.
+
+        Instead of the sizes of a million files. The absolute place of the folder is part of it,
+        since a copy may keep its times.
+        """
+        if not os.path.isdir(self.top / folder):
+            return []
+        found = [(str(self.top.resolve()), folder, os.stat(self.top / folder).st_mtime_ns)]
+        for name in self.folders(folder) if depth else ():
+            found += self.dates(f"{folder}/{name}", depth - 1)
+        return found
+
 
 class ZipSource(Source):
-    """Files in a zip archive, below a folder of it (``""`` or with a last slash)."""
+    """Files in a zip archive, by their names there; ``top`` ends with the folder they are in."""
 
     def __init__(
         self,
-        path: Path,
         archive: zipfile.ZipFile,
         members: Mapping[str, zipfile.ZipInfo],
-        prefix: str,
+        top: Path,
+        what: str,
+        faults: Faults | None,
     ) -> None:
-        super().__init__(path / prefix)
+        super().__init__(top, what, faults)
         self._archive = archive
-        self._members = {
-            name.removeprefix(prefix): member
-            for name, member in members.items()
-            if name.startswith(prefix)
-        }
+        self._members = members
 
     @cached_property
     def _tree(self) -> dict[str, tuple[set[str], dict[str, int]]]:
@@ -262,8 +314,8 @@ class ZipSource(Source):
     def files(self, folder: str) -> dict[str, int]:
         return {name: self._tree[folder][1][name] for name in self.names(folder)}
 
-    def open(self, file: str) -> BinaryIO:
-        return io.BytesIO(self.read(file))
+    def has(self, file: str) -> bool:
+        return file in self._members
 
     def read(self, file: str) -> bytes:
         try:
@@ -273,15 +325,14 @@ class ZipSource(Source):
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
             raise InputError(f"{self.where(file)}: damaged in the zip ({error})") from error
 
-    def has(self, file: str) -> bool:
-        return file in self._members
-
     def checksum(self, file: str) -> int:
         return self._members[file].CRC
 
 
 @contextmanager
-def open_source(root: Path, *, what: str, marker: str, inner: str) -> Iterator[Source]:
+def open_source(
+    root: Path, *, what: str, marker: str, inner: str, faults: Faults | None = None
+) -> Iterator[Source]:
     """The folder or zip of a data set.
 
     Args:
@@ -289,6 +340,7 @@ def open_source(root: Path, *, what: str, marker: str, inner: str) -> Iterator[S
             former.
         what: the data set, for messages.
         marker: the name of a file; of a folder if it ends with a slash.
+        faults: where they are reported.
 
     Raises:
         InputError: `root` is missing, not readable, or has no `marker`.
@@ -296,36 +348,30 @@ def open_source(root: Path, *, what: str, marker: str, inner: str) -> Iterator[S
     expected = f"expected {marker} in it or in its folder {inner}"
     if os.path.isdir(root):
         known = os.path.isdir if marker.endswith("/") else os.path.isfile
-        tops = [top for top in (root, root / inner) if known(top / marker)]
-        if not tops:
-            raise InputError(f"{root}: not {what}, {expected}")
-        yield FolderSource(tops[0])
+        for top in (root, root / inner):
+            if known(top / marker):
+                yield FolderSource(top, what, faults)
+                return
     elif os.path.isfile(root):
         try:
             archive = zipfile.ZipFile(root)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise InputError(f"{root}: not a whole zip archive ({error}), {expected}") from error
         with archive:
-            members = _members(archive)
-            prefixes = [
-                prefix
-                for prefix in ("", f"{inner}/")
-                if any(name.startswith(f"{prefix}{marker}") for name in members)
-            ]
-            if not prefixes:
-                raise InputError(f"{root}: not {what}, {expected}")
-            yield ZipSource(root, archive, members, prefixes[0])
+            members = {  # nothing is ever unpacked by these names
+                inner_path(member.filename): member
+                for member in archive.infolist()
+                if not member.filename.endswith(("/", "\\"))
+            }
+            for prefix in ("", f"{inner}/"):
+                if any(name.startswith(f"{prefix}{marker}") for name in members):
+                    below = {
+                        name.removeprefix(prefix): member
+                        for name, member in members.items()
+                        if name.startswith(prefix)
+                    }
+                    yield ZipSource(archive, below, root / prefix, what, faults)
+                    return
     else:
         raise InputError(f"{root}: missing or not readable, expected {what} as a folder or a zip")
-
-
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The files of a zip, by names with slashes; nothing is ever unpacked by them."""
-    return {
-        inner_path(member.filename): member
-        for member in archive.infolist()
-        if not member.filename.endswith(("/", "\\"))
-    }
-
-
-_KINDS = ", ".join(PHOTO_SUFFIXES)
+    raise InputError(f"{root}: not {what}, {expected}")

@@ -3,7 +3,7 @@
 A real counterpart, at the size of a laptop, of the paper's ILSVRC experiments (section IV-A). The
 layout is that of the original archive, in full or with fewer classes:
 
-    wnids.txt                    one class (WordNet id, WNID) a line; the line number is the label
+    wnids.txt                    one class (WordNet id, WNID) per line; the line number is the label
     words.txt                    WNID, tab, names separated by commas; optional
     train/WNID/images/*.JPEG
     train/WNID/WNID_boxes.txt    file, x0, y0, x1, y1; tab-separated, inclusive pixels of 64 x 64
@@ -20,24 +20,22 @@ part that Choe et al., "Evaluating Weakly Supervised Object Localization Methods
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cstn_lib.data.photos.faults import Faults, quoted
-from cstn_lib.data.photos.file_names import is_photo
+from cstn_lib.data.photos.faults import quoted
 from cstn_lib.data.photos.order import train_or_val
-from cstn_lib.data.photos.reading import PhotoList, Published, Reader
-from cstn_lib.data.photos.sources import Source, open_source
-from cstn_lib.data.photos.text_table import TextTable
+from cstn_lib.data.photos.photo_list import PhotoList
+from cstn_lib.data.photos.reading import Published, Reader
+from cstn_lib.data.photos.sources import is_photo
+from cstn_lib.data.photos.text_table import Line, text_lines
 from cstn_lib.support.errors import InputError
 
 __all__ = ["TinyImageNet"]
 
-_WHAT = "Tiny ImageNet"
-_VAL = "val/val_annotations.txt"
+_WNIDS, _WORDS, _VAL = "wnids.txt", "words.txt", "val/val_annotations.txt"
+_ENDS = ("x0", "y0", "x1", "y1")
 _SIDE = 64  # pixels; every image of the data set has this width and height
 
 
@@ -45,150 +43,116 @@ class TinyImageNet(Reader):
     """The folder ``tiny-imagenet-200``, one that holds it, or a zip of it."""
 
     name = "tiny-imagenet"
+    what = "Tiny ImageNet"
+    marker = _WNIDS
+    inner = "tiny-imagenet-200"
     published = Published(200, {"train+val": 100_000, "test": 10_000})
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    @classmethod
-    @contextmanager
-    def open(cls, root: Path) -> Iterator[TinyImageNet]:
-        with open_source(root, what=_WHAT, marker="wnids.txt", inner="tiny-imagenet-200") as source:
-            yield cls(source)
-
     def identity(self, split: str) -> object:
-        source = self.source
-        names = [name for name in ("words.txt", "wnids.txt") if source.has(name)]
-        names += (
-            [_VAL] if split == "test" else [_box_file(wnid) for wnid in source.folders("train")]
-        )
-        lists = [(name, source.checksum(name)) for name in names if source.has(name)]
-        photos = [(folder, self._photos(folder)) for folder in self._folders(split)]
-        return [lists, [(folder, sorted(found.items())) for folder, found in photos]]
+        folders = self._folders(split)
+        annotations = [_VAL] if split == "test" else map(_box_file, self.source.folders("train"))
+        lists = self.source.checksums([_WORDS, _WNIDS, *annotations])
+        return [lists, [(folder, sorted(self._photos(folder).items())) for folder in folders]]
 
-    def photos(self, split: str, faults: Faults) -> PhotoList:
+    def photos(self, split: str) -> PhotoList:
         """The photos, one box each.
 
         An object that covers pixels x0 to x1 lies between x0 / 64 and (x1 + 1) / 64. Every image
         must have exactly one line of annotation, and every class an image.
         """
         source = self.source
-        wnids = self._wnids(faults)
+        wnids = self._wnids()
         there = {
-            f"{folder}/{name}"
-            for folder in self._folders(split)
-            for name in source.photos(folder, faults)
+            f"{folder}/{name}" for folder in self._folders(split) for name in source.photos(folder)
         }
-        read = self._test if split == "test" else self._train
-        files, labels, pixels = [], [], []
+        files, labels, boxes = [], [], []
         annotated = set()
-        for here, file, label, values in read(wnids, faults):
+        for file, label, line in (self._test if split == "test" else self._train)(wnids):
             annotated.add(file)
-            box = _parse_box(here, values, faults)
+            box = _edges(line)
             if file not in there:
-                faults.fault("missing image", f"{here}: {source.why_missing(file)}")
-            elif box is not None:
+                line.fault("missing image", source.why_missing(file))
+            elif box:
                 files.append(file)
                 labels.append(label)
-                pixels.append(box)
+                boxes.append(box)
         for file in sorted(there - annotated):
-            faults.fault(
-                "no box", f"{source.where(file)}: no box, expected a line in the annotations"
-            )
-        found = np.array(labels, dtype=np.int64)
-        x0, y0, x1, y1 = np.array(pixels, dtype=np.float32).reshape(-1, 4).T
+            source.fault("no box", "no box, expected a line in the annotations", file)
         photos = PhotoList(
             source,
             files,
-            found,
-            np.stack([x0, y0, x1 + 1, y1 + 1], axis=1) / _SIDE,
+            np.array(labels, dtype=np.int64),
+            np.array(boxes, dtype=np.float32).reshape(-1, 4) / _SIDE,
             np.arange(len(files) + 1),
-            self._class_names(wnids, faults),
+            self._class_names(wnids),
             only_size=(_SIDE, _SIDE),
         )
         if split == "test":
             return photos
-        return photos.take(train_or_val(split, files, found, lambda row: source.where(files[row])))
+        rows = train_or_val(split, files, photos.labels, lambda row: source.where(files[row]))
+        return photos.take(rows)
 
     # Annotations
 
-    def _wnids(self, faults: Faults) -> dict[str, int]:
+    def _wnids(self) -> dict[str, int]:
         """The label of every WNID."""
-        source = self.source
         labels: dict[str, int] = {}
-        for number, line in source.lines("wnids.txt", _WHAT):
-            here = source.where("wnids.txt", number)
-            if not re.fullmatch(r"n[0-9]{8}", line):
-                faults.fault(
-                    "unreadable line", f"{here}: {quoted(line)}, expected a WNID such as n01443537"
-                )
-            elif line in labels:
-                faults.fault(
-                    "listed twice", f"{here}: class {line} again, expected each class once"
-                )
+        for line in text_lines(self.source, _WNIDS):
+            (wnid,) = line.values
+            if not re.fullmatch(r"n[0-9]{8}", wnid):
+                message = f"{quoted(wnid)}, expected a WNID such as n01443537"
+                line.fault("unreadable line", message)
+            elif wnid in labels:
+                line.fault("listed twice", f"class {wnid} again, expected each class once")
             else:
-                labels[line] = len(labels)
+                labels[wnid] = len(labels)
         if not labels:
-            raise InputError(f"{source.where('wnids.txt')}: no line, expected one WNID a line")
+            where = self.source.where(_WNIDS)
+            raise InputError(f"{where}: no line, expected one WNID per line")
         return labels
 
-    def _class_names(self, wnids: dict[str, int], faults: Faults) -> list[str]:
+    def _class_names(self, wnids: Mapping[str, int]) -> list[str]:
         """The first name of each class in words.txt; the WNID where it has none."""
         names = dict.fromkeys(wnids, "")
-        words_file = "words.txt"
-        lines = self.source.lines(words_file, _WHAT) if self.source.has(words_file) else ()
-        for number, line in lines:
-            wnid, tab, words = line.partition("\t")
+        for line in text_lines(self.source, _WORDS) if self.source.has(_WORDS) else ():
+            wnid, tab, words = line.values[0].partition("\t")
             if not tab:
-                faults.fault(
-                    "unreadable line",
-                    f"{self.source.where(words_file, number)}: {quoted(line)}, expected WNID, tab, "
-                    "names",
-                )
+                message = f"{quoted(line.values[0])}, expected WNID, tab, names"
+                line.fault("unreadable line", message)
             elif wnid in names:
                 names[wnid] = words.partition(",")[0].strip()
         return [name or wnid for wnid, name in names.items()]
 
-    def _test(self, wnids: dict[str, int], faults: Faults) -> Iterator[_Row]:
-        columns = ("file", "WNID", "x0", "y0", "x1", "y1")
+    def _test(self, wnids: Mapping[str, int]) -> Iterator[tuple[str, int, Line]]:
+        """File, label and line of each image."""
         seen = set()
-        for here, name, (wnid, *box) in self._rows(_VAL, columns, faults):
+        for name, line in self.table(_VAL, ("file", "WNID", *_ENDS), "\t").keyed().items():
+            wnid = line.values[1]
             if wnid in wnids:
                 seen.add(wnid)
-                yield here, f"val/images/{name}", wnids[wnid], box
+                yield f"val/images/{name}", wnids[wnid], line
             else:
-                faults.fault(
-                    "unknown label", f"{here}: class {quoted(wnid)}, expected one of wnids.txt"
-                )
+                message = f"class {quoted(wnid)}, expected one of wnids.txt"
+                line.fault("unknown label", message)
         for wnid in wnids:
             if wnid not in seen:
-                self._no_image(_VAL, wnid, faults)
+                self._no_image(_VAL, wnid)
 
-    def _train(self, wnids: dict[str, int], faults: Faults) -> Iterator[_Row]:
+    def _train(self, wnids: Mapping[str, int]) -> Iterator[tuple[str, int, Line]]:
         for wnid in self.source.folders("train"):
             if wnid not in wnids and self._photos(f"train/{wnid}/images"):
-                where = self.source.where(f"train/{wnid}")
-                faults.fault("unknown label", f"{where}: expected a class of wnids.txt")
+                message = "expected a class of wnids.txt"
+                self.source.fault("unknown label", message, f"train/{wnid}")
         for wnid, label in wnids.items():
-            seen = False
-            columns = ("file", "x0", "y0", "x1", "y1")
-            for here, name, box in self._rows(_box_file(wnid), columns, faults):
-                seen = True
-                yield here, f"train/{wnid}/images/{name}", label, box
-            if not seen:
-                self._no_image(_box_file(wnid), wnid, faults)
+            lines = self.table(_box_file(wnid), ("file", *_ENDS), "\t").keyed()
+            for name, line in lines.items():
+                yield f"train/{wnid}/images/{name}", label, line
+            if not lines:
+                self._no_image(_box_file(wnid), wnid)
 
-    def _no_image(self, file: str, wnid: str, faults: Faults) -> None:
-        where = self.source.where(file)
-        faults.fault("class without image", f"{where}: no image of class {wnid} of wnids.txt")
-
-    def _rows(
-        self, file: str, columns: tuple[str, ...], faults: Faults
-    ) -> Iterator[tuple[str, str, list[str]]]:
-        """Place, image name and further columns of each line."""
-        table = TextTable(self.source, file, columns, "\t", _WHAT)
-        for name, (number, values) in table.keyed(faults).items():
-            yield table.where(number), name, values
+    def _no_image(self, file: str, wnid: str) -> None:
+        message = f"no image of class {wnid} of wnids.txt"
+        self.source.fault("class without image", message, file)
 
     # Photos
 
@@ -201,29 +165,24 @@ class TinyImageNet(Reader):
         return {name: tag for name, tag in self.source.files(folder).items() if is_photo(name)}
 
 
-_Row = tuple[str, str, int, list[str]]
-"""Place, file, label and the texts of a box."""
-
-
 def _box_file(wnid: str) -> str:
     return f"train/{wnid}/{wnid}_boxes.txt"
 
 
-def _parse_box(here: str, values: list[str], faults: Faults) -> tuple[int, ...] | None:
+def _edges(line: Line) -> Sequence[int] | None:
+    """Where a box begins and ends in pixels; a fault and None where it is not usable."""
+    values = line.values[-4:]
     for value in values:
         if not re.fullmatch(r"-?[0-9]{1,9}", value):
-            faults.fault(
-                "unreadable line", f"{here}: {quoted(value)}, expected a whole number of pixels"
-            )
+            message = f"{quoted(value)}, expected a whole number of pixels"
+            line.fault("unreadable line", message)
             return None
     x0, y0, x1, y1 = map(int, values)
-    shown = f"box {x0} {y0} {x1} {y1}"
+    box = f"box {x0} {y0} {x1} {y1}"
     if min(x0, y0, x1, y1) < 0 or max(x0, y0, x1, y1) >= _SIDE:
-        faults.fault("box outside", f"{here}: {shown} leaves the image, expected 0 to {_SIDE - 1}")
-        return None
-    if x0 > x1 or y0 > y1:
-        faults.fault(
-            "box without area", f"{here}: {shown} is empty, expected x0 <= x1 and y0 <= y1"
-        )
-        return None
-    return x0, y0, x1, y1
+        line.fault("box outside", f"{box} leaves the image, expected 0 to {_SIDE - 1}")
+    elif x0 > x1 or y0 > y1:
+        line.fault("box without area", f"{box} is empty, expected x0 <= x1 and y0 <= y1")
+    else:
+        return x0, y0, x1 + 1, y1 + 1
+    return None

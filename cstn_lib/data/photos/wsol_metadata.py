@@ -7,7 +7,7 @@ whose boxes may be used to choose hyper-parameters) and ``test``:
     metadata/CUB/SPLIT/image_ids.txt       path below dataset/CUB
     metadata/CUB/SPLIT/class_labels.txt    path, label from 0
     metadata/CUB/SPLIT/image_sizes.txt     path, width, height
-    metadata/CUB/SPLIT/localization.txt    path, x0, y0, x1, y1; pixels, a line a box
+    metadata/CUB/SPLIT/localization.txt    path, x0, y0, x1, y1; pixels, one line per box
     dataset/CUB/...                        the images
 
 and likewise for ILSVRC.
@@ -18,7 +18,7 @@ The lists tell everything about the boxes without a single image: `read_wsol_met
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,27 +27,18 @@ import numpy as np
 
 from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
-from cstn_lib.data.photos.file_names import is_safe
-from cstn_lib.data.photos.reading import (
-    SPLITS,
+from cstn_lib.data.photos.photo_list import (
     PhotoList,
     PixelBoxes,
-    Published,
-    Reader,
     measured_boxes,
     unit_photo_list,
 )
-from cstn_lib.data.photos.sources import FolderSource
+from cstn_lib.data.photos.reading import SPLITS, Published, Reader
+from cstn_lib.data.photos.sources import FolderSource, is_safe
 from cstn_lib.data.photos.text_table import TextTable, box_numbers
 from cstn_lib.support.errors import InputError, unknown_name
 
-__all__ = [
-    "WSOL_DATASETS",
-    "WSOLCub",
-    "WSOLIlsvrc",
-    "WSOLMetadata",
-    "read_wsol_metadata",
-]
+__all__ = ["WSOL_DATASETS", "WSOLCub", "WSOLIlsvrc", "WSOLMetadata", "read_wsol_metadata"]
 
 WSOL_DATASETS = {"CUB": 200, "ILSVRC": 1000}
 """Folders of the layout, and how many classes each data set has."""
@@ -84,178 +75,135 @@ class WSOLMetadata:
     box_offsets: np.ndarray
 
 
-def read_wsol_metadata(
-    root: Path | str, dataset: str, split: str, faults: Faults | None = None
-) -> WSOLMetadata:
+def read_wsol_metadata(root: Path | str, dataset: str, split: str) -> WSOLMetadata:
     """The boxes, sizes and labels of a split; no image is needed.
 
     Args:
         root: the folder with ``metadata``, or with the data set's folder itself.
         dataset: of `WSOL_DATASETS`.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        faults: what to do with them; by default the first one is raised.
 
     Raises:
         InputError: the lists are not there, or not as expected.
     """
-    lists = _Lists(Path(root).expanduser(), dataset)
-    return lists.metadata(split, faults or Faults())
+    return _Lists(Path(root).expanduser(), dataset).metadata(split)
 
 
 class _Lists:
     """The text files of one data set."""
 
-    def __init__(self, root: Path, dataset: str) -> None:
+    def __init__(self, root: Path, dataset: str, faults: Faults | None = None) -> None:
         if dataset not in WSOL_DATASETS:
             raise unknown_name("WSOL data set", dataset, WSOL_DATASETS)
-        folders = [
-            folder for folder in (f"metadata/{dataset}", dataset) if (root / folder).is_dir()
-        ]
+        folders = [f for f in (f"metadata/{dataset}", dataset) if (root / f).is_dir()]
         if not folders:
             raise InputError(
                 f"{root}: no WSOL metadata of {dataset}, expected metadata/{dataset} or {dataset} "
                 "in it"
             )
         self.dataset = dataset
-        self.source = FolderSource(root)
+        self.source = FolderSource(root, f"the WSOL metadata of {dataset}", faults)
         self.folder = folders[0]
 
     def table(self, split: str, name: str) -> TextTable:
-        return TextTable(
-            self.source,
-            f"{self.folder}/{split}/{name}.txt",
-            _COLUMNS[name],
-            ",",
-            f"the WSOL metadata of {self.dataset}",
-        )
+        file = f"{self.folder}/{split}/{name}.txt"
+        return TextTable(self.source, file, _COLUMNS[name], ",")
 
-    def metadata(self, split: str, faults: Faults) -> WSOLMetadata:
-        row_of, labels, sizes = self.images(split, faults)
-        given = self.boxes(split, row_of, faults)
-        unknown = np.unique(given.owners[~sizes[given.owners].all(axis=1)])
+    def metadata(self, split: str) -> WSOLMetadata:
+        row_of, labels, sizes = self.images(split)
+        given = self.boxes(split, row_of)
         images = tuple(row_of)
-        for row in unknown:
-            faults.fault(
-                "not annotated",
-                f"{self.table(split, 'image_sizes').where()}: no line of image "
-                f"{quoted(images[row])}, expected one for each image with a box",
-            )
-        owners, boxes, empty = measured_boxes(given, sizes, np.ones(len(images), int), faults)
+        for row in np.unique(given.owners[~sizes[given.owners].all(axis=1)]):
+            self._not_annotated(split, "image_sizes", images[row], "each image with a box")
+        owners, boxes, empty = measured_boxes(self.source, given, sizes)
         counts = np.bincount(owners[~empty], minlength=len(images))
         offsets = np.concatenate([[0], np.cumsum(counts)])
         boxes = boxes[~empty].astype(np.float32)
         return WSOLMetadata(self.dataset, split, images, labels, sizes, boxes, offsets)
 
-    def images(self, split: str, faults: Faults) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
+    def images(self, split: str) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
         """The row of each image, (N,) labels, and (N, 2) sizes, 0 where not known."""
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
         table = self.table(split, "image_ids")
-        numbers, (ids,) = table.columns(faults)
-        label_of = self._labels(split, faults)
+        numbers, (ids,) = table.columns()
+        label_of = self._labels(split)
         row_of: dict[str, int] = {}
         labels: list[int] = []
-        for image, row in table.first_rows(numbers, ids, faults).items():
+        for image, row in table.first_rows(numbers, ids).items():
             label = label_of.get(image)
             if not is_safe(image):
-                faults.fault(
-                    "unreadable line",
-                    f"{table.where(numbers[row])}: {quoted(image)}, expected a path below dataset",
-                )
+                message = f"{quoted(image)}, expected a path below dataset"
+                table.fault("unreadable line", message, numbers[row])
             elif label is None:
-                faults.fault(
-                    "not annotated",
-                    f"{self.table(split, 'class_labels').where()}: no line of image "
-                    f"{quoted(image)}, expected one for each image of image_ids.txt",
-                )
+                self._not_annotated(split, "class_labels", image)
             elif label >= 0:
                 row_of[image] = len(labels)
                 labels.append(label)
-        return row_of, np.array(labels, dtype=np.int64), self._sizes(split, row_of, faults)
+        return row_of, np.array(labels, dtype=np.int64), self._sizes(split, row_of)
 
-    def _labels(self, split: str, faults: Faults) -> dict[str, int]:
+    def _not_annotated(
+        self, split: str, name: str, image: str, needed: str = "each image of image_ids.txt"
+    ) -> None:
+        message = f"no line of image {quoted(image)}, expected one for {needed}"
+        self.table(split, name).fault("not annotated", message)
+
+    def _labels(self, split: str) -> dict[str, int]:
         """The label of each image; -1 where it is out of range."""
         table = self.table(split, "class_labels")
-        numbers, (images, texts) = table.columns(faults)
+        numbers, (images, texts) = table.columns()
         classes = WSOL_DATASETS[self.dataset]
         known = {str(label): label for label in range(classes)}
         labels = {}
-        for image, row in table.first_rows(numbers, images, faults).items():
+        for image, row in table.first_rows(numbers, images).items():
             labels[image] = known.get(texts[row], -1)
             if labels[image] < 0:
-                faults.fault(
-                    "unknown label",
-                    f"{table.where(numbers[row])}: label {quoted(texts[row])}, "
-                    f"expected 0 to {classes - 1}",
-                )
+                message = f"label {quoted(texts[row])}, expected 0 to {classes - 1}"
+                table.fault("unknown label", message, numbers[row])
         return labels
 
-    def _sizes(self, split: str, row_of: dict[str, int], faults: Faults) -> np.ndarray:
+    def _sizes(self, split: str, row_of: dict[str, int]) -> np.ndarray:
         """(N, 2) width and height; 0 where the lists do not say."""
         sizes = np.zeros((len(row_of), 2), dtype=np.int64)
         table = self.table(split, "image_sizes")
         if not self.source.has(table.file):
             return sizes
-        numbers, columns = table.columns(faults)
+        numbers, columns = table.columns()
         for row, (image, *size) in enumerate(zip(*columns, strict=True)):
             if not all(text.isdecimal() and len(text) < 10 and int(text) for text in size):
-                shown = quoted(",".join(size))
-                faults.fault(
-                    "unreadable line",
-                    f"{table.where(numbers[row])}: {shown}, expected width and height",
-                )
+                message = f"{quoted(','.join(size))}, expected width and height"
+                table.fault("unreadable line", message, numbers[row])
             elif image in row_of:
                 sizes[row_of[image]] = int(size[0]), int(size[1])
         return sizes
 
-    def boxes(self, split: str, row_of: dict[str, int], faults: Faults) -> PixelBoxes:
+    def boxes(self, split: str, row_of: dict[str, int]) -> PixelBoxes:
         """The boxes in pixels; none where the split, as train may, has no localization."""
-        lines, images, values = self._localization(split, row_of, faults)
-        table = self.table(split, "localization")
-        try:
-            pixels = np.array(values, dtype=np.float64).reshape(4, -1).T
-            good = np.isfinite(pixels).all(axis=1)
-        except ValueError:
-            good = np.zeros(len(lines), dtype=bool)
-        if not good.all():
-            found = [
-                box_numbers(self.source, table.file, line, texts, faults)
-                for line, *texts in zip(lines, *values, strict=True)
-            ]
-            good = np.array([box is not None for box in found])
-            pixels = np.array([box or [0.0] * 4 for box in found])
-        owners = np.array([row_of[image] for image in images], dtype=np.int64)
-        kept = np.flatnonzero(good)
-        return PixelBoxes(owners[kept], pixels[kept], lambda box: table.where(lines[kept[box]]))
-
-    def _localization(
-        self, split: str, row_of: dict[str, int], faults: Faults
-    ) -> tuple[Sequence[int], list[str], list[list[str]]]:
-        """Line numbers, images, and the further columns of the lines of known images."""
         table = self.table(split, "localization")
         if split == "train" and not self.source.has(table.file):
-            return [], [], [[] for _ in table.names[1:]]
-        numbers, (images, *values) = table.columns(faults)
-        strangers = [row for row, image in enumerate(images) if image not in row_of]
-        for row in strangers:
-            faults.fault(
-                "unknown image",
-                f"{table.where(numbers[row])}: {quoted(images[row])}, expected one of "
-                "image_ids.txt",
-            )
+            return PixelBoxes(np.empty(0, np.int64), np.empty((0, 4)), str)
+        lines, (images, *values) = table.columns()
+        owners = np.array([row_of.get(image, -1) for image in images], dtype=np.int64)
+        for row in np.flatnonzero(owners < 0):
+            message = f"{quoted(images[row])}, expected one of image_ids.txt"
+            table.fault("unknown image", message, lines[row])
         if split != "train":
             for image in sorted(row_of.keys() - set(images)):
-                faults.fault(
-                    "not annotated",
-                    f"{table.where()}: no line of image {quoted(image)}, expected one for each "
-                    "image of image_ids.txt",
-                )
-        if strangers:
-            kept = sorted(set(range(len(images))) - set(strangers))
-            numbers, images, *values = (
-                [column[row] for row in kept] for column in (numbers, images, *values)
-            )
-        return numbers, images, values
+                self._not_annotated(split, "localization", image)
+        try:
+            pixels = np.array(values, dtype=np.float64).reshape(4, -1).T
+        except ValueError:
+            pixels = np.full((len(lines), 4), np.nan)
+        for row in np.flatnonzero(~np.isfinite(pixels).all(axis=1)):
+            texts = [column[row] for column in values]
+            box = box_numbers(self.source, texts, table.file, lines[row])
+            pixels[row] = box or np.nan
+        kept = np.flatnonzero((owners >= 0) & np.isfinite(pixels).all(axis=1))
+
+        def where(box: int) -> str:
+            return self.source.where(table.file, lines[kept[box]])
+
+        return PixelBoxes(owners[kept], pixels[kept], where)
 
 
 # With the images
@@ -266,65 +214,53 @@ class _WSOL(Reader):
 
     dataset: str
 
-    def __init__(self, root: Path) -> None:
-        self.lists = _Lists(root, self.dataset)
-        self.source = self.lists.source
-        self.has_photos = (root / "dataset" / self.dataset).is_dir()
+    def __init__(self, lists: _Lists) -> None:
+        super().__init__(lists.source)
+        self.lists = lists
+        self.images = f"dataset/{self.dataset}"
+        self.has_photos = (self.source.top / self.images).is_dir()
         if not self.has_photos:
-            there = self.source.folders(self.lists.folder)
+            there = self.source.folders(lists.folder)
             self.splits = [split for split in SPLITS if split in there]
 
     @classmethod
     @contextmanager
-    def open(cls, root: Path) -> Iterator[_WSOL]:
+    def open(cls, root: Path, faults: Faults | None = None) -> Iterator[_WSOL]:
         if not os.path.isdir(root):
             raise InputError(f"{root}: missing or no folder, expected metadata and dataset in it")
-        yield cls(root)
+        yield cls(_Lists(root, cls.dataset, faults))
 
     def identity(self, split: str) -> object:
         files = [self.lists.table(split, name).file for name in _COLUMNS]
-        lists = [(file, self.source.checksum(file)) for file in files if self.source.has(file)]
-        return [lists, self.source.dates(f"dataset/{self.dataset}", depth=2)]
+        return [self.source.checksums(files), self.source.dates(self.images, depth=2)]
 
-    def photos(self, split: str, faults: Faults) -> PhotoList:
+    def photos(self, split: str) -> PhotoList:
         if not self.has_photos:
-            raise InputError(
-                f"{self.source.top / 'dataset' / self.dataset}: missing, expected the images of "
-                f"{self.dataset} there"
-            )
-        row_of, labels, sizes = self.lists.images(split, faults)
-        files = [f"dataset/{self.dataset}/{image}" for image in row_of]
-        names = self._class_names(list(row_of), labels)
+            where = self.source.where(self.images)
+            raise InputError(f"{where}: missing, expected the images of {self.dataset} there")
+        row_of, labels, sizes = self.lists.images(split)
+        files = [f"{self.images}/{image}" for image in row_of]
+        known = self.source, files, labels, self._class_names(row_of, labels)
         if split != "train":
-            given = self.lists.boxes(split, row_of, faults)
-            return unit_photo_list(
-                self.source,
-                files,
-                labels,
-                names,
-                given,
-                faults,
-                title=f"sizes of {self.name} {split}",
-                sizes=sizes,
-            )
+            given = self.lists.boxes(split, row_of)
+            title = f"sizes of {self.name} {split}"
+            return unit_photo_list(*known, given, title=title, sizes=sizes)
         # of train, learning sees the labels alone: no reason to look into a million files
-        none = np.empty((0, 4)), np.zeros(len(files) + 1, np.int64)
-        photos = PhotoList(self.source, files, labels, *none, names)
         there = np.array(list(in_parallel(self.source.has, files)), dtype=bool)
         for row in np.flatnonzero(~there):
-            faults.fault("missing image", f"{self.source.where(files[row])}: missing")
+            self.source.fault("missing image", "missing", files[row])
+        photos = PhotoList.without_boxes(*known)
         return photos if there.all() else photos.take(np.flatnonzero(there))
 
-    def listed(self, split: str, faults: Faults) -> PhotoList:
+    def listed(self, split: str) -> PhotoList:
         if self.has_photos:
-            return self.photos(split, faults)
-        found = self.lists.metadata(split, faults)
-        names = self._class_names(list(found.image_ids), found.labels)
-        return PhotoList(
-            self.source, found.image_ids, found.labels, found.boxes, found.box_offsets, names
-        )
+            return self.photos(split)
+        found = self.lists.metadata(split)
+        names = self._class_names(found.image_ids, found.labels)
+        lists = found.image_ids, found.labels, found.boxes, found.box_offsets
+        return PhotoList(self.source, *lists, names)
 
-    def _class_names(self, images: list[str], labels: np.ndarray) -> list[str]:
+    def _class_names(self, images: Iterable[str], labels: np.ndarray) -> list[str]:
         """The folder of a class's images where it is one for all of them, else its number."""
         folders: dict[int, set[str]] = {}
         for image, label in zip(images, labels.tolist(), strict=True):
