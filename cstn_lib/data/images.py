@@ -6,7 +6,7 @@ photos, and its ``images`` decode when they are indexed
 (`cstn_lib.data.photos.decoding.PhotoArray`).
 
 * images are uint8 in (N, H, W, 3), the order in which a channels-last network reads them;
-* boxes are ``xyxy`` floats in [0, 1] of the image, any number of them an image;
+* boxes are ``xyxy`` floats in [0, 1] of the image, any number of them per image;
 * a fingerprint identifies the content, so that a run is never mistaken for one on other data.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,30 +43,50 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet(Dataset):
-    """Decoded images with their labels and boxes.
+class SplitLists:
+    """Everything of a split but its images.
 
     Attributes:
         name: the data set, e.g. ``"birds-cub"``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"pretrain"``.
-        images: (N, H, W, 3) uint8, usually a memory map; of a very large split an array that
-            decodes when it is indexed.
         labels: (N,) int64 in [0, number of classes).
         boxes: (M, 4) float32 ``xyxy`` in [0, 1], in the order of the images.
         box_offsets: (N + 1,) int64; the boxes of image i are rows box_offsets[i]:box_offsets[i +
-        1].
-        class_names: one name a class.
+            1].
+        class_names: one name per class.
         fingerprint: identifies the content.
     """
 
     name: str
     split: str
-    images: np.ndarray | PhotoArray
     labels: np.ndarray
     boxes: np.ndarray
     box_offsets: np.ndarray
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
     fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def boxes_of(self, index: int) -> np.ndarray:
+        """The (n, 4) ground-truth boxes of one image."""
+        return self.boxes[self.box_offsets[index] : self.box_offsets[index + 1]]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet(SplitLists, Dataset):
+    """Decoded images with their labels and boxes: attributes of `SplitLists`, and
+
+    Attributes:
+        images: (N, H, W, 3) uint8, usually a memory map; of a very large split an array that
+            decodes when it is indexed.
+    """
+
+    images: np.ndarray | PhotoArray
 
     def __getstate__(self) -> dict[str, Any]:
         """For a process that is given the set: a mapped file by its name, not by its pixels."""
@@ -81,21 +101,10 @@ class ImageSet(Dataset):
             state["images"] = _mapped(state["images"])
         vars(self).update(state)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.images.shape[1], self.images.shape[2]
-
-    def boxes_of(self, index: int) -> np.ndarray:
-        """The (n, 4) ground-truth boxes of one image."""
-        return self.boxes[self.box_offsets[index] : self.box_offsets[index + 1]]
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch at once: images (B, 3, H, W) uint8 in channels-last memory, labels (B,).
@@ -109,18 +118,6 @@ class ImageSet(Dataset):
         """One image (3, H, W) uint8 and its label."""
         images, labels = self.__getitems__([index])
         return images[0], labels[0]
-
-
-class SplitLists(NamedTuple):
-    """Everything of an `ImageSet` but its images."""
-
-    name: str
-    split: str
-    labels: np.ndarray
-    boxes: np.ndarray
-    box_offsets: np.ndarray
-    class_names: Sequence[str]
-    fingerprint: str
 
 
 def write_image_set(
@@ -138,7 +135,7 @@ def write_image_set(
     """Write a split under `folder`, whole or not at all, and open it.
 
     Args:
-        boxes: one (n, 4) array an image, n >= 0.
+        boxes: for each image an array (n, 4), n >= 0.
         image_batches: uint8 arrays (b, H, W, 3) that together hold the images in order; consumed
             one at a time, so that memory does not grow with the data.
     """
@@ -214,23 +211,18 @@ def open_image_set(folder: Path) -> ImageSet:
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        arrays = {part: np.load(folder / f"{part}.npy") for part in _LISTS}
+        texts = {part: meta[part] for part in _TEXTS} | {"class_names": tuple(meta["class_names"])}
+        lists = {part: np.load(folder / f"{part}.npy") for part in _LISTS}
         if (folder / _FILES).is_file():
             files = np.load(folder / _FILES, mmap_mode="r")
             images = PhotoArray(Path(meta["top"]), files, meta["side"])
         else:
             images = _mapped(folder / _IMAGES)
-        lengths = (len(images), len(arrays["labels"]), len(arrays["box_offsets"]) - 1)
-        if len(set(lengths)) > 1 or arrays["box_offsets"][-1] != len(arrays["boxes"]):
+        found = ImageSet(images=images, **texts, **lists)
+        lengths = {len(images), len(found), len(found.box_offsets) - 1}
+        if len(lengths) > 1 or found.box_offsets[-1] != len(found.boxes):
             raise ValueError("its files differ in length")
-        return ImageSet(
-            name=meta["name"],
-            split=meta["split"],
-            class_names=tuple(meta["class_names"]),
-            fingerprint=meta["fingerprint"],
-            images=images,
-            **arrays,
-        )
+        return found
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder}: not a readable image set ({error}); delete the folder to have it made again"
@@ -240,7 +232,8 @@ def open_image_set(folder: Path) -> ImageSet:
 # The files of a split
 
 _IMAGES, _FILES = "images.npy", "files.npy"
-_LISTS = ("labels", "boxes", "box_offsets")
+_LISTS = {"labels": np.int64, "boxes": np.float32, "box_offsets": np.int64}
+_TEXTS = ("name", "split", "class_names", "fingerprint")
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -249,16 +242,9 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _write_lists(folder: Path, lists: SplitLists, **more: object) -> None:
-    np.save(folder / "labels.npy", np.asarray(lists.labels, dtype=np.int64))
-    np.save(folder / "boxes.npy", np.asarray(lists.boxes, dtype=np.float32).reshape(-1, 4))
-    np.save(folder / "box_offsets.npy", np.asarray(lists.box_offsets, dtype=np.int64))
-    meta = {
-        "name": lists.name,
-        "split": lists.split,
-        "class_names": list(lists.class_names),
-        "fingerprint": lists.fingerprint,
-        **more,
-    }
+    for part, kind in _LISTS.items():
+        np.save(folder / f"{part}.npy", np.asarray(getattr(lists, part), dtype=kind))
+    meta = {part: getattr(lists, part) for part in _TEXTS} | more
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 from math import erf
 from pathlib import Path
 
@@ -52,21 +52,11 @@ DRAWING_VERSION = 2
 """To be raised whenever a pixel or a box changes; splits drawn before are then not used."""
 SPLITS = ("train", "val", "test", "pretrain")
 
-_CLASSES = tuple(
-    Parts(*values)
-    for values in product(
-        ("hooded", "crested", "striped", "golden"),
-        ("barred", "patched", "azure"),
-        ("forked", "fan"),
-    )
-)
+_HEADS = ("hooded", "crested", "striped", "golden")
+_CLASSES = tuple(starmap(Parts, product(_HEADS, ("barred", "patched", "azure"), ("forked", "fan"))))
+_PRETRAIN_HEADS = ("collared", "browed", "bibbed", "plumed", "rosy")
 _PRETRAIN_CLASSES = tuple(
-    Parts(*values)
-    for values in product(
-        ("collared", "browed", "bibbed", "plumed", "rosy"),
-        ("spotted", "streaked", "tipped"),
-        ("wedge", "banded"),
-    )
+    starmap(Parts, product(_PRETRAIN_HEADS, ("spotted", "streaked", "tipped"), ("wedge", "banded")))
 )
 
 
@@ -76,7 +66,7 @@ class BirdsConfig:
 
     Attributes:
         boxes: ``"cub"`` or ``"ilsvrc"``, whose box statistics to follow.
-        train, val, test, pretrain: images a split.
+        train, val, test, pretrain: images per split.
         image_size: side of the square images in pixels.
         head_tell: probability in [0, 1] that a bird wears on its head a mark of its class, so that
             the head alone tells it; not used by the pretrain split.
@@ -214,9 +204,9 @@ def draw_bird_image(
     Raises:
         InputError: unknown split, or a negative index.
     """
+    classes = _classes(split)
     boxes = _boxes_of(config, split, index)
     rng = _generator(config, split, index, 1)
-    classes = _classes(split)
     label = index % len(classes)
     tells = rng.random() < config.head_tell and split != "pretrain"
     mark = MARKS[label] if tells else None
@@ -256,8 +246,6 @@ def draw_specimen(
 
 def _generator(config: BirdsConfig, split: str, index: int, stream: int) -> np.random.Generator:
     """Every image has its own random numbers, and its boxes have their own beside the rest."""
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
     if index < 0:
         raise InputError(f"image {index}: expected 0 or more")
     return np.random.default_rng([config.seed, SPLITS.index(split), index, stream])
@@ -387,7 +375,8 @@ def sample_boxes(kind: str, rng: np.random.Generator) -> np.ndarray:
     sizes = []
     for _ in range(count):
         k = statistics.kinship
-        rank = _normal_cdf(common * k**0.5 + rng.normal() * (1 - k) ** 0.5)
+        normal = common * k**0.5 + rng.normal() * (1 - k) ** 0.5
+        rank = 0.5 * (1 + erf(normal / 2**0.5))
         sizes.append(_sample_size(statistics, table, rank, rng))
     sizes.sort(key=lambda size: size[0] * size[1])
     if count == 1:
@@ -398,10 +387,7 @@ def sample_boxes(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _sample_size(
-    statistics: _Statistics,
-    table: tuple[float, ...],
-    rank: float,
-    rng: np.random.Generator,
+    statistics: _Statistics, table: tuple[float, ...], rank: float, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Width and height of a box; `rank` in [0, 1] is its place in the distribution of areas."""
     area = max(float(np.interp(rank, _LEVELS, table)), _LEAST_SIDE**2)
@@ -444,7 +430,3 @@ def _overlap(boxes: np.ndarray) -> float:
     area = np.diagonal(common)
     shares = common / np.minimum(area[:, None], area[None, :])
     return float(np.triu(shares, 1).sum())
-
-
-def _normal_cdf(z: float) -> float:
-    return 0.5 * (1 + erf(z / 2**0.5))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from math import cos, pi, sin
 from typing import NamedTuple
 
@@ -88,9 +89,7 @@ TEAL = (20, 116, 122)
 
 # Two lobes on the crown, front and rear: 6 x 4 pairs, one for each experiment class.
 MARKS: tuple[tuple[Colour, Colour], ...] = tuple(
-    (front, rear)
-    for front in (RED, YELLOW, GREEN, BLUE, MAGENTA, WHITE)
-    for rear in (BLACK, ORANGE, TURQUOISE, LILAC)
+    product((RED, YELLOW, GREEN, BLUE, MAGENTA, WHITE), (BLACK, ORANGE, TURQUOISE, LILAC))
 )
 
 # Back and belly of the body: a nuisance, drawn at random.
@@ -151,7 +150,7 @@ class _Blade:
 
     def __init__(
         self,
-        base: tuple[float, float],
+        base: Sequence[float] | np.ndarray,
         angle: float,
         length: float,
         width: float,
@@ -174,9 +173,7 @@ class _Blade:
         self, a: float = 0.0, b: float = 1.0, low: float = -1.0, high: float = 1.0, count: int = 9
     ) -> np.ndarray:
         u = np.linspace(a, b, count)
-        u = np.concatenate([u, u[::-1]])
-        v = np.repeat([low, high], count)
-        return self.place(u, v)
+        return self.place(np.concatenate([u, u[::-1]]), np.repeat([low, high], count))
 
 
 # The bird
@@ -457,17 +454,11 @@ def random_background(rng: np.random.Generator) -> Background:
         [np.interp(np.arange(256), at, [s[c] for s in stops]) + shift[c] for c in range(3)], axis=1
     )
     clutter: list[Shape] = []
-    for _ in range(rng.integers(1, 4)):
-        clutter += _grass(rng)
-    for _ in range(rng.integers(1, 4)):
-        clutter += _branch(rng)
-    for _ in range(rng.integers(4, 10)):
-        clutter += _leaf(rng, stops)
-    for _ in range(rng.integers(3, 8)):
-        clutter += _berry(rng)
-    return Background(
-        octaves, np.clip(palette, 0, 255).astype(np.uint8), clutter, float(rng.uniform(0.2, 0.5))
-    )
+    for draw, least, most in ((_grass, 1, 3), (_branch, 1, 3), (_leaf, 4, 9), (_berry, 3, 7)):
+        for _ in range(rng.integers(least, most + 1)):
+            clutter += draw(rng, stops)
+    contrast = float(rng.uniform(0.2, 0.5))
+    return Background(octaves, np.clip(palette, 0, 255).astype(np.uint8), clutter, contrast)
 
 
 def plain_ground(colour: Colour = (236, 230, 216)) -> Background:
@@ -484,14 +475,13 @@ def _vary(colour: Colour, rng: np.random.Generator, spread: float = 20) -> Colou
     return red, green, blue
 
 
-def _branch(rng: np.random.Generator) -> list[Shape]:
+def _branch(rng: np.random.Generator, _: tuple[Colour, ...]) -> list[Shape]:
     """A tapered, bent stroke across the image, lit from above."""
     angle = rng.uniform(0, 2 * pi)
     u = np.linspace(0, 1, 7)
     path = np.stack([u * 1.5, np.cumsum(rng.normal(0, 0.035, 7))], axis=1)
-    path = (
-        _rotate(path, angle) + rng.uniform(0.15, 0.85, 2) - 0.6 * np.array([cos(angle), sin(angle)])
-    )
+    middle = rng.uniform(0.15, 0.85, 2)
+    path = _rotate(path, angle) + middle - 0.6 * np.array([cos(angle), sin(angle)])
     thick = rng.uniform(0.01, 0.035) * (1 - 0.7 * u)[:, None]
     across = np.array([-sin(angle), cos(angle)])
     across = across if across[1] > 0 else -across
@@ -511,13 +501,8 @@ def _leaf(rng: np.random.Generator, stops: tuple[Colour, ...]) -> list[Shape]:
     else:
         colour = _vary(stops[rng.integers(len(stops))], rng, 35)
     angle = rng.uniform(0, 2 * pi)
-    blade = _Blade(
-        tuple(rng.uniform(0, 1, 2)),
-        angle,
-        rng.uniform(0.08, 0.24),
-        rng.uniform(0.03, 0.09),
-        _POINTED,
-    )
+    base, length, width = rng.uniform(0, 1, 2), rng.uniform(0.08, 0.24), rng.uniform(0.03, 0.09)
+    blade = _Blade(base, angle, length, width, _POINTED)
     return [
         Shape(blade.band(count=7), _mix(colour, BLACK, 0.25)),
         Shape(blade.band(0, 0.97, -0.8, -0.06, 7), colour),
@@ -525,7 +510,7 @@ def _leaf(rng: np.random.Generator, stops: tuple[Colour, ...]) -> list[Shape]:
     ]
 
 
-def _berry(rng: np.random.Generator) -> list[Shape]:
+def _berry(rng: np.random.Generator, _: tuple[Colour, ...]) -> list[Shape]:
     colour = _vary(_BERRIES[rng.integers(len(_BERRIES))], rng)
     x, y = rng.uniform(0, 1, 2)
     radius = rng.uniform(0.012, 0.05)
@@ -536,22 +521,18 @@ def _berry(rng: np.random.Generator) -> list[Shape]:
     ]
 
 
-def _grass(rng: np.random.Generator) -> list[Shape]:
+def _grass(rng: np.random.Generator, _: tuple[Colour, ...]) -> list[Shape]:
     """A few parallel strokes in one colour: bars and streaks are not only on birds."""
     colour = _vary(_BERRIES[rng.integers(len(_BERRIES))], rng, 30)
     root = rng.uniform(0, 1, 2)
     angle = rng.uniform(0, 2 * pi)
     step = np.array([-sin(angle), cos(angle)]) * rng.uniform(0.025, 0.06)
     length, width = rng.uniform(0.08, 0.3), rng.uniform(0.01, 0.025)
-    return [
-        Shape(
-            _Blade(
-                tuple(root + step * i), angle + rng.normal(0, 0.1), length, width, _POINTED
-            ).band(count=4),
-            _mix(colour, BLACK, 0.12 * (i % 3)),
-        )
-        for i in range(rng.integers(3, 6))
-    ]
+    shapes = []
+    for i in range(rng.integers(3, 6)):
+        blade = _Blade(root + step * i, angle + rng.normal(0, 0.1), length, width, _POINTED)
+        shapes.append(Shape(blade.band(count=4), _mix(colour, BLACK, 0.12 * (i % 3))))
+    return shapes
 
 
 # Painting

@@ -28,7 +28,7 @@ class Report:
     """What a check found.
 
     Attributes:
-        splits: one row a split: name, images, classes with images, boxes.
+        splits: one row per split: name, images, classes with images, boxes.
         findings: faults and oddities by kind.
     """
 
@@ -43,20 +43,15 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{'split':<8}{'images':>10}{'classes':>10}{'boxes':>10}"]
         lines += [f"{name:<8}{n:>10,}{k:>10,}{m:>10,}" for name, n, k, m in self.splits]
-        found = self.findings
-        if found.counts:
-            width = max(map(len, found.counts)) + 2
+        counts, odd = self.findings.counts, self.findings.odd
+        if counts:
+            width = max(map(len, counts)) + 2
             lines += ["", f"{'found':<{width}}{'count':>8}  the first"]
-            lines += [
-                f"{kind:<{width}}{count:>8,}  {found.first[kind]}"
-                for kind, count in sorted(
-                    found.counts.items(), key=lambda item: item[0] in found.odd
-                )
-            ]
-        odd = sum(found.counts[kind] for kind in found.odd)
-        faults = found.counts.total() - odd
-        lines += ["", f"{faults:,} faults, {odd:,} oddities that do no harm"]
-        return "\n".join(lines)
+        for kind in sorted(counts, key=odd.__contains__):
+            lines.append(f"{kind:<{width}}{counts[kind]:>8,}  {self.findings.first[kind]}")
+        harmless = sum(counts[kind] for kind in odd)
+        faults = counts.total() - harmless
+        return "\n".join([*lines, "", f"{faults:,} faults, {harmless:,} oddities that do no harm"])
 
 
 def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
@@ -70,7 +65,6 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
         InputError: there is no such data set under `root`.
     """
     findings = Findings()
-    rows: list[tuple[str, int, int, int]] = []
     lists: dict[str, PhotoList] = {}
     with reader.open(root, findings) as opened:
         if deep and not opened.has_photos:
@@ -80,25 +74,20 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
                 findings.oddity("split not there", f"{root}: no annotations of {split}")
                 continue
             try:
-                photos = opened.listed(split)
+                lists[split] = opened.listed(split)
             except InputError as error:
                 findings.fault("split not readable", str(error))
-                continue
-            lists[split] = photos
-            classes = len(np.unique(photos.labels))
-            rows.append((split, len(photos), classes, len(photos.boxes)))
         for file in sorted(opened.source.passed_over):
             where = opened.source.where(file)
             findings.oddity("hidden or made by a machine, passed over", where)
         _compare_with_published(opened, lists, findings)
-        _find_shared(
-            lists, {split: photos.files for split, photos in lists.items()}, findings.fault
-        )
+        names = {split: photos.files for split, photos in lists.items()}
+        _find_shared(lists, names, findings.fault)
         if deep:
-            contents = {split: _decode(split, lists[split], findings) for split in lists}
+            contents = {split: _decode(split, lists[split]) for split in lists}
             # those of a published data set are nobody's mistake here
-            published = opened.published is not None
-            _find_shared(lists, contents, findings.oddity if published else findings.fault)
+            _find_shared(lists, contents, findings.oddity if opened.published else findings.fault)
+    rows = [(s, len(p), len(np.unique(p.labels)), len(p.boxes)) for s, p in lists.items()]
     return Report(rows, findings)
 
 
@@ -141,8 +130,8 @@ def _find_shared(
                 )
 
 
-def _decode(split: str, photos: PhotoList, findings: Findings) -> list[object]:
-    """What tells the content of each photo; its name where the photo is damaged."""
+def _decode(split: str, photos: PhotoList) -> list[object]:
+    """What tells the content of each photo; its name where the photo is damaged, a fault."""
 
     def one(file: str) -> tuple[object, str]:
         try:
@@ -154,7 +143,7 @@ def _decode(split: str, photos: PhotoList, findings: Findings) -> list[object]:
     contents = []
     for content, error in in_parallel(one, photos.files, f"decoding {split}"):
         if error:
-            truncated = "truncated" in error
-            findings.fault("truncated image" if truncated else "unreadable image", error)
+            kind = "truncated image" if "truncated" in error else "unreadable image"
+            photos.source.faults.fault(kind, error)
         contents.append(content)
     return contents

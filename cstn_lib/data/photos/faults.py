@@ -20,6 +20,7 @@ class Faults:
     Attributes:
         counts: how many faults and oddities of each kind.
         first: the message of the first of each kind.
+        odd: the kinds that are oddities.
     """
 
     def __init__(self) -> None:
@@ -47,9 +48,8 @@ class Faults:
     def warn(self) -> None:
         """Say once, as a Python warning, what was put right."""
         for kind in sorted(self.odd):
-            warnings.warn(
-                f"{kind}: {self.counts[kind]}, the first is {self.first[kind]}", stacklevel=3
-            )
+            message = f"{kind}: {self.counts[kind]}, the first is {self.first[kind]}"
+            warnings.warn(message, stacklevel=3)
 
     def _count(self, kind: str, message: str, count: int) -> None:
         self.counts[kind] += count

@@ -28,7 +28,6 @@ anew when a folder or an annotation file changes, not when a photo is replaced i
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -39,9 +38,9 @@ from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
 from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Published, Reader
+from cstn_lib.data.photos.reading import Photo, Published, Reader, is_wnid
 from cstn_lib.data.photos.sources import FolderSource
-from cstn_lib.data.photos.text_table import Line, box_numbers, text_lines
+from cstn_lib.data.photos.text_table import Line, box_numbers
 from cstn_lib.support.errors import InputError
 
 __all__ = ["ILSVRC"]
@@ -50,7 +49,6 @@ HELD_BACK = 20  # images of each class that training never sees
 
 _PHOTOS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", ".")
 _BOXES = ("ILSVRC/Annotations/CLS-LOC", "Annotations/CLS-LOC", "Annotations")
-_WNID = re.compile(r"n[0-9]{8}")
 _MAPPING = "LOC_synset_mapping.txt"
 _ENDS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -164,23 +162,15 @@ class ILSVRC(Reader):
         """The classes: folders of train, or lines of the mapping where train is not there."""
         base = self._folder("train")
         if base:
-            return [name for name in self.source.folders(base) if _WNID.fullmatch(name)]
-        return sorted(self._mapping())
+            return [name for name in self.source.folders(base) if is_wnid(name)]
+        return sorted(self._names())
 
     def _class_names(self, wnids: Sequence[str]) -> list[str]:
-        names = self._mapping()
+        names = self._names()
         return [names.get(wnid, wnid) for wnid in wnids]
 
-    def _mapping(self) -> dict[str, str]:
-        names = {}
-        for line in text_lines(self.source, _MAPPING) if self.source.has(_MAPPING) else ():
-            wnid, _, words = line.values[0].partition(" ")
-            if _WNID.fullmatch(wnid) and words:
-                names[wnid] = words.partition(",")[0].strip()
-            else:
-                message = f"{quoted(line.values[0])}, expected WNID and names"
-                line.fault("unreadable line", message)
-        return names
+    def _names(self) -> dict[str, str]:
+        return self.class_names(_MAPPING, " ", "WNID and names")
 
     # Folders
 

@@ -31,20 +31,16 @@ def balanced_order(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
     Returns:
         (N,) a permutation.
     """
-    turns = _turns(files, labels)
-    return np.lexsort((labels, turns))
+    return np.lexsort((labels, _place_in_class(files, labels)))
 
 
 def hold_back(files: Sequence[str], labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Which photos are kept from training.
+    """Which photos are kept from training: (N,) booleans.
 
     Args:
-        counts: (classes,) how many of each class.
-
-    Returns:
-        (N,) booleans: the first photos of each class in the order of `balanced_order`.
+        counts: (classes,) how many of each class: its first ones in the `balanced_order`.
     """
-    return _turns(files, labels) < counts[labels]
+    return _place_in_class(files, labels) < counts[labels]
 
 
 def train_or_val(
@@ -52,7 +48,7 @@ def train_or_val(
     files: Sequence[str],
     labels: np.ndarray,
     where: Callable[[int], str],
-    most: int | None = None,
+    most: float = np.inf,
 ) -> np.ndarray:
     """The rows of a training folder that belong to ``"train"`` or to ``"val"``.
 
@@ -71,18 +67,15 @@ def train_or_val(
             f"{where(alone[0])}: the only image of its class, expected at least 2: "
             "one is held back as val"
         )
-    counts = np.maximum(1, np.round(_HELD_BACK * sizes))
-    held = hold_back(files, labels, np.minimum(counts, most or np.inf))
+    held = hold_back(files, labels, np.clip(np.round(_HELD_BACK * sizes), 1, most))
     return np.flatnonzero(held == (split == "val"))
 
 
-def _turns(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
+def _place_in_class(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
     """(N,) the place of each photo in the fixed shuffle of its class."""
     digests = b"".join(sha256(file.encode()).digest()[:8] for file in files)
     order = np.lexsort((np.frombuffer(digests, ">u8"), labels))
-    grouped = labels[order]
-    starts = np.flatnonzero(np.diff(grouped, prepend=-1))
-    lengths = np.diff(np.append(starts, len(grouped)))
-    turns = np.empty(len(order), dtype=np.int64)
-    turns[order] = np.arange(len(order)) - np.repeat(starts, lengths)
-    return turns
+    first = np.searchsorted(labels[order], labels[order])  # where its class begins
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order)) - first
+    return places

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,11 +31,11 @@ from cstn_lib.data.images import (
     write_photo_set,
 )
 from cstn_lib.data.photos.decoding import decode_photo, in_parallel
-from cstn_lib.data.photos.faults import Faults
+from cstn_lib.data.photos.faults import Faults, quoted
 from cstn_lib.data.photos.order import balanced_order
 from cstn_lib.data.photos.photo_list import PhotoList, PixelBoxes, unit_photo_list
 from cstn_lib.data.photos.sources import FolderSource, Source, open_source
-from cstn_lib.data.photos.text_table import TextTable
+from cstn_lib.data.photos.text_table import TextTable, text_lines
 from cstn_lib.support.errors import InputError, unknown_name
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Published",
     "Reader",
     "found_split",
+    "is_wnid",
     "open_photos",
     "stored_bytes",
 ]
@@ -80,6 +82,11 @@ class Photo(NamedTuple):
     label: int
     boxes: Sequence[tuple[Sequence[float], str]]
     size: tuple[int, int] = (0, 0)
+
+
+def is_wnid(text: str) -> bool:
+    """Whether it is written like a WordNet id: ``n01440764``."""
+    return bool(re.fullmatch(r"n[0-9]{8}", text))
 
 
 class Reader(ABC):
@@ -157,6 +164,17 @@ class Reader(ABC):
             files += [f"{folder}/{name}" for name in names]
             labels += [label] * len(names)
         return files, np.array(labels, dtype=np.int64)
+
+    def class_names(self, file: str, separator: str, expected: str) -> dict[str, str]:
+        """The first name of each WNID in a file, if it is there, of lines WNID, names."""
+        found = {}
+        for line in text_lines(self.source, file) if self.source.has(file) else ():
+            wnid, _, names = line.values[0].partition(separator)
+            if is_wnid(wnid) and names:
+                found[wnid] = names.partition(",")[0].strip()
+            else:
+                line.fault("unreadable line", f"{quoted(line.values[0])}, expected {expected}")
+        return found
 
     def photo_list(
         self, split: str, photos: Sequence[Photo], class_names: Sequence[str], **options: bool

@@ -27,7 +27,7 @@ import numpy as np
 from cstn_lib.data.photos.faults import quoted
 from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Published, Reader
+from cstn_lib.data.photos.reading import Published, Reader, is_wnid
 from cstn_lib.data.photos.sources import is_photo
 from cstn_lib.data.photos.text_table import Line, text_lines
 from cstn_lib.support.errors import InputError
@@ -66,25 +66,34 @@ class TinyImageNet(Reader):
             f"{folder}/{name}" for folder in self._folders(split) for name in source.photos(folder)
         }
         files, labels, boxes = [], [], []
-        annotated = set()
-        for file, label, line in (self._test if split == "test" else self._train)(wnids):
+        annotated, present = set(), set()
+        for file, wnid, line in self._lines(split, wnids):
             annotated.add(file)
+            present.add(wnid)
             box = _edges(line)
-            if file not in there:
+            if wnid not in wnids:
+                line.fault("unknown label", f"class {quoted(wnid)}, expected one of wnids.txt")
+            elif file not in there:
                 line.fault("missing image", source.why_missing(file))
             elif box:
                 files.append(file)
-                labels.append(label)
+                labels.append(wnids[wnid])
                 boxes.append(box)
+        for wnid in wnids:
+            if wnid not in present:
+                message = f"no image of class {wnid} of wnids.txt"
+                file = _VAL if split == "test" else _box_file(wnid)
+                source.fault("class without image", message, file)
         for file in sorted(there - annotated):
             source.fault("no box", "no box, expected a line in the annotations", file)
+        names = self.class_names(_WORDS, "\t", "WNID, tab, names")
         photos = PhotoList(
             source,
             files,
             np.array(labels, dtype=np.int64),
             np.array(boxes, dtype=np.float32).reshape(-1, 4) / _SIDE,
             np.arange(len(files) + 1),
-            self._class_names(wnids),
+            [names.get(wnid) or wnid for wnid in wnids],
             only_size=(_SIDE, _SIDE),
         )
         if split == "test":
@@ -99,7 +108,7 @@ class TinyImageNet(Reader):
         labels: dict[str, int] = {}
         for line in text_lines(self.source, _WNIDS):
             (wnid,) = line.values
-            if not re.fullmatch(r"n[0-9]{8}", wnid):
+            if not is_wnid(wnid):
                 message = f"{quoted(wnid)}, expected a WNID such as n01443537"
                 line.fault("unreadable line", message)
             elif wnid in labels:
@@ -111,48 +120,20 @@ class TinyImageNet(Reader):
             raise InputError(f"{where}: no line, expected one WNID per line")
         return labels
 
-    def _class_names(self, wnids: Mapping[str, int]) -> list[str]:
-        """The first name of each class in words.txt; the WNID where it has none."""
-        names = dict.fromkeys(wnids, "")
-        for line in text_lines(self.source, _WORDS) if self.source.has(_WORDS) else ():
-            wnid, tab, words = line.values[0].partition("\t")
-            if not tab:
-                message = f"{quoted(line.values[0])}, expected WNID, tab, names"
-                line.fault("unreadable line", message)
-            elif wnid in names:
-                names[wnid] = words.partition(",")[0].strip()
-        return [name or wnid for wnid, name in names.items()]
-
-    def _test(self, wnids: Mapping[str, int]) -> Iterator[tuple[str, int, Line]]:
-        """File, label and line of each image."""
-        seen = set()
-        for name, line in self.table(_VAL, ("file", "WNID", *_ENDS), "\t").keyed().items():
-            wnid = line.values[1]
-            if wnid in wnids:
-                seen.add(wnid)
-                yield f"val/images/{name}", wnids[wnid], line
-            else:
-                message = f"class {quoted(wnid)}, expected one of wnids.txt"
-                line.fault("unknown label", message)
-        for wnid in wnids:
-            if wnid not in seen:
-                self._no_image(_VAL, wnid)
-
-    def _train(self, wnids: Mapping[str, int]) -> Iterator[tuple[str, int, Line]]:
+    def _lines(self, split: str, wnids: Mapping[str, int]) -> Iterator[tuple[str, str, Line]]:
+        """File, WNID and line of each image."""
+        if split == "test":
+            for name, line in self.table(_VAL, ("file", "WNID", *_ENDS), "\t").keyed().items():
+                yield f"val/images/{name}", line.values[1], line
+            return
         for wnid in self.source.folders("train"):
             if wnid not in wnids and self._photos(f"train/{wnid}/images"):
                 message = "expected a class of wnids.txt"
                 self.source.fault("unknown label", message, f"train/{wnid}")
-        for wnid, label in wnids.items():
+        for wnid in wnids:
             lines = self.table(_box_file(wnid), ("file", *_ENDS), "\t").keyed()
             for name, line in lines.items():
-                yield f"train/{wnid}/images/{name}", label, line
-            if not lines:
-                self._no_image(_box_file(wnid), wnid)
-
-    def _no_image(self, file: str, wnid: str) -> None:
-        message = f"no image of class {wnid} of wnids.txt"
-        self.source.fault("class without image", message, file)
+                yield f"train/{wnid}/images/{name}", wnid, line
 
     # Photos
 
