@@ -18,10 +18,9 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from torchvision.datasets.utils import check_integrity
 
@@ -104,27 +103,8 @@ def download(name: str, root: Path) -> Path:
 
 def _fetch(archive: Archive, path: Path) -> None:
     part = path.with_name(f"{path.name}.part")
-    with (
-        writing(part),
-        open(part, "ab") as file,
-        closing(_receive(archive.url, file.tell())) as received,
-    ):
-        start, size = next(received)
-        file.truncate(start)
-        if size - start > (free := shutil.disk_usage(part.parent).free):
-            raise InputError(
-                f"{part}: {free / 1e9:.1f} GB free, expected {(size - start) / 1e9:.1f} GB; free "
-                "some space and start again"
-            )
-        with Progress(total=size, initial=start, desc=path.name, unit="B", unit_scale=True) as bar:
-            try:
-                for chunk in received:
-                    file.write(chunk)
-                    bar.update(len(chunk))
-            except KeyboardInterrupt as stop:
-                raise Interrupted(
-                    f"{part}: stopped after {file.tell()} bytes; start again to continue"
-                ) from stop
+    with writing(part), open(part, "ab") as file:
+        _receive(archive.url, part, file)
     if not check_integrity(part, archive.md5):
         part.unlink()
         raise InputError(
@@ -134,30 +114,39 @@ def _fetch(archive: Archive, path: Path) -> None:
     os.replace(part, path)
 
 
-def _receive(url: str, have: int) -> Iterator:
-    """From where on and how many bytes in all, as a pair; then the bytes.
-
-    Args:
-        have: bytes that need not come again.
-    """
-    done = have
+def _receive(url: str, part: Path, file: BinaryIO) -> None:
+    """Append to an open file what is not yet in it."""
+    have = done = file.tell()
+    headers = {"User-Agent": "cstn", **({"Range": f"bytes={have}-"} if have else {})}
+    request = urllib.request.Request(url, headers=headers)
     try:
-        headers = {"User-Agent": "cstn", **({"Range": f"bytes={have}-"} if have else {})}
-        request = urllib.request.Request(url, headers=headers)
         with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
-            done = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
-            size = done + int(response.headers.get("Content-Length", 0))
-            yield done, size
-            while chunk := response.read(_CHUNK):
-                yield chunk
-                done += len(chunk)
+            if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+                done = file.truncate(0)
+            missing = int(response.headers.get("Content-Length", 0))
+            size = done + missing
+            if missing > (free := shutil.disk_usage(part.parent).free):
+                raise InputError(
+                    f"{part}: {free / 1e9:.1f} GB free, expected {missing / 1e9:.1f} GB; free some "
+                    "space and start again"
+                )
+            bar = Progress(total=size, initial=done, desc=part.stem, unit="B", unit_scale=True)
+            with bar:
+                while chunk := response.read(_CHUNK):
+                    with writing(part):  # not to be taken for an error of the network
+                        file.write(chunk)
+                    done += len(chunk)
+                    bar.update(len(chunk))
         if done < size:
             raise http.client.IncompleteRead(b"", size - done)
+    except KeyboardInterrupt as stop:
+        message = f"{part}: stopped after {done} bytes; start again to continue"
+        raise Interrupted(message) from stop
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise InputError(f"{url}: not received ({error.code} {error.reason})") from error
-        yield have, have  # all of it is there
+        # else all of it is there
     except (http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or first_line(error)
         raise InputError(

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -75,43 +76,69 @@ class WSOLMetadata:
     box_offsets: np.ndarray
 
 
-def read_wsol_metadata(root: Path | str, dataset: str, split: str) -> WSOLMetadata:
-    """The boxes, sizes and labels of a split; no image is needed.
+class _WSOL(Reader):
+    """``metadata`` and ``dataset`` side by side, as the published code has them."""
 
-    Args:
-        root: the folder with ``metadata``, or with the data set's folder itself.
-        dataset: of `WSOL_DATASETS`.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+    dataset: ClassVar[str]
+    source: FolderSource
 
-    Raises:
-        InputError: the lists are not there, or not as expected.
-    """
-    return _Lists(Path(root).expanduser(), dataset).metadata(split)
-
-
-class _Lists:
-    """The text files of one data set."""
-
-    def __init__(self, root: Path, dataset: str, faults: Faults | None = None) -> None:
-        if dataset not in WSOL_DATASETS:
-            raise unknown_name("WSOL data set", dataset, WSOL_DATASETS)
-        folders = [f for f in (f"metadata/{dataset}", dataset) if (root / f).is_dir()]
+    def __init__(self, source: FolderSource) -> None:
+        super().__init__(source)
+        places = (f"metadata/{self.dataset}", self.dataset)
+        folders = [folder for folder in places if (source.top / folder).is_dir()]
         if not folders:
             raise InputError(
-                f"{root}: no WSOL metadata of {dataset}, expected metadata/{dataset} or {dataset} "
+                f"{source.top}: no WSOL metadata of {self.dataset}, expected {' or '.join(places)} "
                 "in it"
             )
-        self.dataset = dataset
-        self.source = FolderSource(root, f"the WSOL metadata of {dataset}", faults)
-        self.folder = folders[0]
+        self.lists = folders[0]
+        self.images = f"dataset/{self.dataset}"
+        self.has_photos = (source.top / self.images).is_dir()
+        if not self.has_photos:
+            there = source.folders(self.lists)
+            self.splits = [split for split in SPLITS if split in there]
 
-    def table(self, split: str, name: str) -> TextTable:
-        file = f"{self.folder}/{split}/{name}.txt"
-        return TextTable(self.source, file, _COLUMNS[name], ",")
+    @classmethod
+    @contextmanager
+    def open(cls, root: Path, faults: Faults | None = None) -> Iterator[_WSOL]:
+        if not os.path.isdir(root):
+            raise InputError(f"{root}: missing or no folder, expected metadata and dataset in it")
+        yield cls(FolderSource(root, f"the WSOL metadata of {cls.dataset}", faults))
+
+    def identity(self, split: str) -> object:
+        files = [self._list(split, name).file for name in _COLUMNS]
+        return [self.source.checksums(files), self.source.dates(self.images, depth=2)]
+
+    def photos(self, split: str) -> PhotoList:
+        if not self.has_photos:
+            where = self.source.where(self.images)
+            raise InputError(f"{where}: missing, expected the images of {self.dataset} there")
+        row_of, labels, sizes = self._annotated(split)
+        files = [f"{self.images}/{image}" for image in row_of]
+        known = self.source, files, labels, self._class_names(row_of, labels)
+        if split != "train":
+            given = self._boxes(split, row_of)
+            title = f"sizes of {self.name} {split}"
+            return unit_photo_list(*known, given, title=title, sizes=sizes)
+        # of train, learning sees the labels alone: no reason to look into a million files
+        there = np.array(list(in_parallel(self.source.has, files)), dtype=bool)
+        for row in np.flatnonzero(~there):
+            self.source.fault("missing image", "missing", files[row])
+        photos = PhotoList.without_boxes(*known)
+        return photos if there.all() else photos.take(np.flatnonzero(there))
+
+    def listed(self, split: str) -> PhotoList:
+        if self.has_photos:
+            return self.photos(split)
+        found = self.metadata(split)
+        names = self._class_names(found.image_ids, found.labels)
+        lists = found.image_ids, found.labels, found.boxes, found.box_offsets
+        return PhotoList(self.source, *lists, names)
 
     def metadata(self, split: str) -> WSOLMetadata:
-        row_of, labels, sizes = self.images(split)
-        given = self.boxes(split, row_of)
+        """What the lists say, without a single image."""
+        row_of, labels, sizes = self._annotated(split)
+        given = self._boxes(split, row_of)
         images = tuple(row_of)
         for row in np.unique(given.owners[~sizes[given.owners].all(axis=1)]):
             self._not_annotated(split, "image_sizes", images[row], "each image with a box")
@@ -121,11 +148,11 @@ class _Lists:
         boxes = boxes[~empty].astype(np.float32)
         return WSOLMetadata(self.dataset, split, images, labels, sizes, boxes, offsets)
 
-    def images(self, split: str) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
+    def _annotated(self, split: str) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
         """The row of each image, (N,) labels, and (N, 2) sizes, 0 where not known."""
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
-        table = self.table(split, "image_ids")
+        table = self._list(split, "image_ids")
         numbers, (ids,) = table.columns()
         label_of = self._labels(split)
         row_of: dict[str, int] = {}
@@ -146,11 +173,11 @@ class _Lists:
         self, split: str, name: str, image: str, needed: str = "each image of image_ids.txt"
     ) -> None:
         message = f"no line of image {quoted(image)}, expected one for {needed}"
-        self.table(split, name).fault("not annotated", message)
+        self._list(split, name).fault("not annotated", message)
 
     def _labels(self, split: str) -> dict[str, int]:
         """The label of each image; -1 where it is out of range."""
-        table = self.table(split, "class_labels")
+        table = self._list(split, "class_labels")
         numbers, (images, texts) = table.columns()
         classes = WSOL_DATASETS[self.dataset]
         known = {str(label): label for label in range(classes)}
@@ -165,7 +192,7 @@ class _Lists:
     def _sizes(self, split: str, row_of: dict[str, int]) -> np.ndarray:
         """(N, 2) width and height; 0 where the lists do not say."""
         sizes = np.zeros((len(row_of), 2), dtype=np.int64)
-        table = self.table(split, "image_sizes")
+        table = self._list(split, "image_sizes")
         if not self.source.has(table.file):
             return sizes
         numbers, columns = table.columns()
@@ -177,9 +204,9 @@ class _Lists:
                 sizes[row_of[image]] = int(size[0]), int(size[1])
         return sizes
 
-    def boxes(self, split: str, row_of: dict[str, int]) -> PixelBoxes:
+    def _boxes(self, split: str, row_of: dict[str, int]) -> PixelBoxes:
         """The boxes in pixels; none where the split, as train may, has no localization."""
-        table = self.table(split, "localization")
+        table = self._list(split, "localization")
         if split == "train" and not self.source.has(table.file):
             return PixelBoxes(np.empty(0, np.int64), np.empty((0, 4)), str)
         lines, (images, *values) = table.columns()
@@ -205,60 +232,8 @@ class _Lists:
 
         return PixelBoxes(owners[kept], pixels[kept], where)
 
-
-# With the images
-
-
-class _WSOL(Reader):
-    """``metadata`` and ``dataset`` side by side, as the published code has them."""
-
-    dataset: str
-
-    def __init__(self, lists: _Lists) -> None:
-        super().__init__(lists.source)
-        self.lists = lists
-        self.images = f"dataset/{self.dataset}"
-        self.has_photos = (self.source.top / self.images).is_dir()
-        if not self.has_photos:
-            there = self.source.folders(lists.folder)
-            self.splits = [split for split in SPLITS if split in there]
-
-    @classmethod
-    @contextmanager
-    def open(cls, root: Path, faults: Faults | None = None) -> Iterator[_WSOL]:
-        if not os.path.isdir(root):
-            raise InputError(f"{root}: missing or no folder, expected metadata and dataset in it")
-        yield cls(_Lists(root, cls.dataset, faults))
-
-    def identity(self, split: str) -> object:
-        files = [self.lists.table(split, name).file for name in _COLUMNS]
-        return [self.source.checksums(files), self.source.dates(self.images, depth=2)]
-
-    def photos(self, split: str) -> PhotoList:
-        if not self.has_photos:
-            where = self.source.where(self.images)
-            raise InputError(f"{where}: missing, expected the images of {self.dataset} there")
-        row_of, labels, sizes = self.lists.images(split)
-        files = [f"{self.images}/{image}" for image in row_of]
-        known = self.source, files, labels, self._class_names(row_of, labels)
-        if split != "train":
-            given = self.lists.boxes(split, row_of)
-            title = f"sizes of {self.name} {split}"
-            return unit_photo_list(*known, given, title=title, sizes=sizes)
-        # of train, learning sees the labels alone: no reason to look into a million files
-        there = np.array(list(in_parallel(self.source.has, files)), dtype=bool)
-        for row in np.flatnonzero(~there):
-            self.source.fault("missing image", "missing", files[row])
-        photos = PhotoList.without_boxes(*known)
-        return photos if there.all() else photos.take(np.flatnonzero(there))
-
-    def listed(self, split: str) -> PhotoList:
-        if self.has_photos:
-            return self.photos(split)
-        found = self.lists.metadata(split)
-        names = self._class_names(found.image_ids, found.labels)
-        lists = found.image_ids, found.labels, found.boxes, found.box_offsets
-        return PhotoList(self.source, *lists, names)
+    def _list(self, split: str, name: str) -> TextTable:
+        return self.table(f"{self.lists}/{split}/{name}.txt", _COLUMNS[name], ",")
 
     def _class_names(self, images: Iterable[str], labels: np.ndarray) -> list[str]:
         """The folder of a class's images where it is one for all of them, else its number."""
@@ -285,3 +260,21 @@ class WSOLIlsvrc(_WSOL):
     name = "wsol-ilsvrc"
     dataset = "ILSVRC"
     published = Published(1000, {"train": 1_281_167, "val": 10000, "test": 50000})
+
+
+def read_wsol_metadata(root: Path | str, dataset: str, split: str) -> WSOLMetadata:
+    """The boxes, sizes and labels of a split; no image is needed.
+
+    Args:
+        root: the folder with ``metadata``, or with the data set's folder itself.
+        dataset: of `WSOL_DATASETS`.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        InputError: the lists are not there, or not as expected.
+    """
+    readers = {reader.dataset: reader for reader in (WSOLCub, WSOLIlsvrc)}
+    if dataset not in readers:
+        raise unknown_name("WSOL data set", dataset, readers)
+    with readers[dataset].open(Path(root).expanduser()) as reader:
+        return reader.metadata(split)
