@@ -108,13 +108,11 @@ def outline(config: DataConfig, split: str, data_root: object = None) -> SplitOu
         InputError: as `open_split`, but for damaged photos.
     """
     if _is_drawn(config):
-        birds = birds_config(config)
+        birds, classes = birds_config(config), len(class_names(split))
         images = getattr(birds, split)
         there = birds_folder(birds, split, project_folder("data")).is_dir()
         missing = 0 if there else images * config.image_size**2 * 3
-        return SplitOutline(
-            images, len(class_names(split)), missing, birds_fingerprint(birds, split)
-        )
+        return SplitOutline(images, classes, missing, birds_fingerprint(birds, split))
     with found_split(**_photo_arguments(config, split, data_root)) as (_, found):
         if isinstance(found, ImageSet):
             return SplitOutline(len(found), found.num_classes, 0, found.fingerprint)
@@ -133,14 +131,9 @@ def _photo_arguments(config: DataConfig, split: str, data_root: object) -> dict[
     root = user_path(data_root)
     if root is None:
         raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")
-    return {
-        "reader": READERS[config.name],
-        "root": root,
-        "split": split,
-        "image_size": config.image_size,
-        "data_dir": project_folder("data"),
-        "limit": getattr(config, split, None),
-    }
+    kept = {"data_dir": project_folder("data"), "limit": getattr(config, split, None)}
+    photos = {"reader": READERS[config.name], "root": root, "split": split}
+    return {**photos, "image_size": config.image_size, **kept}
 
 
 def birds_config(config: DataConfig) -> BirdsConfig:

@@ -272,7 +272,7 @@ def wsol_metadata() -> Path:
 )
 def test_published_metadata(wsol_metadata, dataset, split, images, boxes, quantiles):
     found = read_wsol_metadata(wsol_metadata, dataset, split)
-    assert (len(found.image_ids), len(found.boxes)) == (images, boxes)
+    assert (len(found.files), len(found.boxes)) == (images, boxes)
     assert len(found.labels) == len(found.sizes) == len(found.box_offsets) - 1 == images
     assert found.sizes.min() > 0
     assert set(found.labels.tolist()) == set(range(WSOL_DATASETS[dataset]))

@@ -36,7 +36,7 @@ Colour = tuple[int, int, int]
 
 
 class Parts(NamedTuple):
-    """What a class is made of: one value a part."""
+    """What a class is made of: one value per part."""
 
     head: str
     wing: str
@@ -293,16 +293,12 @@ class _Ink:
         self.shift = rng.uniform(-12, 12, 3)
 
     def __call__(self, colour: Colour, shade: float = 1.0) -> Colour:
-        red, green, blue = (
-            min(max(int((c + d) * self.gain * shade), 0), 255)
-            for c, d in zip(colour, self.shift.tolist(), strict=True)
-        )
-        return red, green, blue
+        inked = (colour + self.shift) * self.gain * shade
+        return tuple(np.clip(inked.astype(int), 0, 255).tolist())
 
 
 def _mix(a: Colour, b: Colour, t: float) -> Colour:
-    red, green, blue = (round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
-    return red, green, blue
+    return tuple(round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
 
 
 def _bands(blade: _Blade, bands: Sequence[_Band], ink: _Ink) -> list[Shape]:
@@ -397,13 +393,26 @@ def bird_shapes(
     shapes.append(Shape(_disc(1.16, -0.74, 0.08), (12, 10, 12)))
     shapes.append(Shape(_disc(1.19, -0.77, 0.028), WHITE))
     shapes += _wing(parts.wing, ink, wing)
+    return _posed(shapes, rng, ink, aspect=aspect, stout=stout, flying=raised, flip=flip)
 
+
+def _posed(
+    shapes: Sequence[Shape],
+    rng: np.random.Generator,
+    ink: _Ink,
+    *,
+    aspect: float,
+    stout: np.ndarray,
+    flying: bool,
+    flip: bool,
+) -> list[Shape]:
+    """A bird widened by `stout` (2,), tilted, on its legs, and scaled to the unit square."""
     colours = [shape.colour for shape in shapes]
     sizes = [len(shape.points) for shape in shapes]
     points = np.concatenate([shape.points for shape in shapes]) * stout
     tilt = _tilt(points, rng, aspect)
     points = _rotate(points, -tilt)
-    if not raised and rng.random() < 0.7:  # legs stay upright, whatever the tilt
+    if not flying and rng.random() < 0.7:  # legs stay upright, whatever the tilt
         hips = _rotate(_HIPS * stout, -tilt)
         points = np.concatenate([hips[1] + _LEG, hips[0] + _LEG, points])
         colours = [ink((74, 58, 48))] * 2 + colours
@@ -468,11 +477,8 @@ def plain_ground(colour: Colour = (236, 230, 216)) -> Background:
 
 
 def _vary(colour: Colour, rng: np.random.Generator, spread: float = 20) -> Colour:
-    red, green, blue = (
-        min(max(int(c + d), 0), 255)
-        for c, d in zip(colour, rng.uniform(-spread, spread, 3).tolist(), strict=True)
-    )
-    return red, green, blue
+    shift = rng.uniform(-spread, spread, 3)
+    return tuple(np.clip((colour + shift).astype(int), 0, 255).tolist())
 
 
 def _branch(rng: np.random.Generator, _: tuple[Colour, ...]) -> list[Shape]:

@@ -37,15 +37,11 @@ __all__ = ["PhotoArray", "decode_photo", "in_parallel", "read_headers"]
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _EXPECTED = "expected a whole JPEG, PNG, BMP, GIF, TIFF or WebP image"
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112  # tags of TIFF, the last also of EXIF
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURNS = (  # by EXIF orientation, from 2 on
+    *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),
+    *(Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
+    *(Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90),
+)
 _LIMIT = "CSTN_MAX_PIXELS"  # where set, of a photo, instead of Pillow's 179 million
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -72,9 +68,8 @@ def decode_photo(
         size = image.size
         if only_size in (None, size):
             image.load()  # which, of a TIFF, turns it and takes the tag away
-            turn = _TURNS.get(_orientation(image))
-            photo = _as_rgb(image)
-            photo = photo.transpose(turn) if turn is not None else photo
+            orientation, photo = _orientation(image), _as_rgb(image)
+            photo = photo.transpose(_TURNS[orientation - 2]) if orientation > 1 else photo
             return np.asarray(F.resize(photo, [side, side], InterpolationMode.BILINEAR))
     raise InputError(
         f"{source.where(file)}: {size[0]} x {size[1]} pixels, "
@@ -213,7 +208,7 @@ class PhotoArray:
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], title: str = ""
 ) -> Iterator[Result]:
-    """Results in the order of `items`, by one thread a processor.
+    """Results in the order of `items`, by one thread per processor.
 
     The loader processes of a `torch.utils.data.DataLoader` share the processors between them.
 
@@ -235,5 +230,5 @@ _AHEAD = 128
 
 @lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """One pool a process: threads do not survive a fork."""
+    """One pool per process: threads do not survive a fork."""
     return ThreadPoolExecutor(threads)

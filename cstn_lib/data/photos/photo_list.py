@@ -37,6 +37,7 @@ class PhotoList:
         box_offsets: (N + 1,) as in `cstn_lib.data.images.ImageSet`.
         class_names: one per class.
         only_size: width and height in pixels that every photo must have.
+        sizes: (N, 2) int64, width and height in pixels as the annotations say; None: nothing.
     """
 
     source: Source
@@ -46,6 +47,7 @@ class PhotoList:
     box_offsets: np.ndarray
     class_names: Sequence[str]
     only_size: tuple[int, int] | None = None
+    sizes: np.ndarray | None = None
 
     @classmethod
     def without_boxes(
@@ -68,6 +70,7 @@ class PhotoList:
             labels=self.labels[rows],
             boxes=self.boxes[chosen + np.arange(len(chosen))],
             box_offsets=offsets,
+            sizes=None if self.sizes is None else self.sizes[rows],
         )
 
 

@@ -177,18 +177,24 @@ class Reader(ABC):
         return found
 
     def photo_list(
-        self, split: str, photos: Sequence[Photo], class_names: Sequence[str], **options: bool
+        self,
+        split: str,
+        photos: Sequence[Photo],
+        class_names: Sequence[str],
+        as_shown: bool = False,
     ) -> PhotoList:
-        """Those photos with their boxes as fractions; options of `PixelBoxes`."""
+        """Those photos, with their boxes as fractions; `as_shown` of `PixelBoxes`."""
         boxes = [box for photo in photos for box in photo.boxes]
-        owners = np.repeat(np.arange(len(photos)), [len(photo.boxes) for photo in photos])
+        owners = [row for row, photo in enumerate(photos) for _ in photo.boxes]
         pixels = np.array([pixels for pixels, _ in boxes], dtype=np.float64).reshape(-1, 4)
         return unit_photo_list(
             self.source,
             [photo.file for photo in photos],
             np.array([photo.label for photo in photos], dtype=np.int64),
             class_names,
-            PixelBoxes(owners, pixels, lambda box: boxes[box][1], **options),
+            PixelBoxes(
+                np.array(owners, dtype=np.int64), pixels, lambda box: boxes[box][1], as_shown
+            ),
             title=f"sizes of {self.name} {split}",
             sizes=np.array([photo.size for photo in photos], dtype=np.int64).reshape(-1, 2),
         )

@@ -226,19 +226,13 @@ class FolderSource(Source):
     """Files on disk."""
 
     def _scan(self, folder: str) -> tuple[list[str], list[str]]:
-        folders, files = [], []
-        try:
-            with os.scandir(self.top / folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        folders.append(entry.name)
-                    elif entry.is_file():  # a link to nowhere is none
-                        files.append(entry.name)
-            return folders, files
-        except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isdir(self.top / folder):
             return [], []
-        except OSError as error:
-            raise self._unreadable(folder, error) from error
+        with self._readable(folder), os.scandir(self.top / folder) as found:
+            entries = list(found)
+            folders = [entry.name for entry in entries if entry.is_dir()]
+            # a link to nowhere is neither
+            return folders, [entry.name for entry in entries if entry.is_file()]
 
     def files(self, folder: str) -> dict[str, int]:
         place = os.path.join(self.top, folder)
@@ -249,23 +243,22 @@ class FolderSource(Source):
         return os.path.isfile(self.top / file)
 
     def read(self, file: str) -> bytes:
-        try:
-            with self.open(file) as opened:
-                return opened.read()
-        except OSError as error:
-            raise self._unreadable(file, error) from error
+        with self.open(file) as opened, self._readable(file):
+            return opened.read()
 
     def open(self, file: str) -> BinaryIO:
-        try:
+        with self._readable(file):
             return open(self.top / file, "rb")
-        except (OSError, ValueError) as error:
-            raise self._unreadable(file, error) from error
 
-    def _unreadable(self, file: str, error: Exception) -> InputError:
-        if isinstance(error, FileNotFoundError):
-            return InputError(f"{self.where(file)}: missing")
-        reason = getattr(error, "strerror", None) or str(error)
-        return InputError(f"{self.where(file)}: not readable ({reason})")
+    @contextmanager
+    def _readable(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise InputError(f"{self.where(file)}: missing") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"{self.where(file)}: not readable ({reason})") from error
 
     def dates(self, folder: str, depth: int) -> list[tuple[str, str, int]]:
         """The folders down to a depth, with the time at which a file was last added or removed.

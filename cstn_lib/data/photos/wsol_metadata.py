@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,7 +38,7 @@ from cstn_lib.data.photos.sources import FolderSource, is_safe
 from cstn_lib.data.photos.text_table import TextTable, box_numbers
 from cstn_lib.support.errors import InputError, unknown_name
 
-__all__ = ["WSOL_DATASETS", "WSOLCub", "WSOLIlsvrc", "WSOLMetadata", "read_wsol_metadata"]
+__all__ = ["WSOL_DATASETS", "WSOLCub", "WSOLIlsvrc", "read_wsol_metadata"]
 
 WSOL_DATASETS = {"CUB": 200, "ILSVRC": 1000}
 """Folders of the layout, and how many classes each data set has."""
@@ -50,30 +49,6 @@ _COLUMNS = {
     "image_sizes": ("path", "width", "height"),
     "localization": ("path", "x0", "y0", "x1", "y1"),
 }
-
-
-@dataclass(frozen=True)
-class WSOLMetadata:
-    """What the lists say about a split.
-
-    Attributes:
-        dataset: of `WSOL_DATASETS`.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        image_ids: N paths below the folder of the images.
-        labels: (N,) int64.
-        sizes: (N, 2) int64, width and height in pixels; 0 where the lists do not say.
-        boxes: (M, 4) float32 ``xyxy`` in [0, 1], in the order of the images.
-        box_offsets: (N + 1,) int64; the boxes of image i are rows box_offsets[i]:box_offsets[i +
-            1], as in `cstn_lib.evaluation.metrics.BoxList`.
-    """
-
-    dataset: str
-    split: str
-    image_ids: tuple[str, ...]
-    labels: np.ndarray
-    sizes: np.ndarray
-    boxes: np.ndarray
-    box_offsets: np.ndarray
 
 
 class _WSOL(Reader):
@@ -128,25 +103,20 @@ class _WSOL(Reader):
         return photos if there.all() else photos.take(np.flatnonzero(there))
 
     def listed(self, split: str) -> PhotoList:
-        if self.has_photos:
-            return self.photos(split)
-        found = self.metadata(split)
-        names = self._class_names(found.image_ids, found.labels)
-        lists = found.image_ids, found.labels, found.boxes, found.box_offsets
-        return PhotoList(self.source, *lists, names)
+        return self.photos(split) if self.has_photos else self.metadata(split)
 
-    def metadata(self, split: str) -> WSOLMetadata:
+    def metadata(self, split: str) -> PhotoList:
         """What the lists say, without a single image."""
         row_of, labels, sizes = self._annotated(split)
         given = self._boxes(split, row_of)
-        images = tuple(row_of)
+        images = list(row_of)
         for row in np.unique(given.owners[~sizes[given.owners].all(axis=1)]):
             self._not_annotated(split, "image_sizes", images[row], "each image with a box")
         owners, boxes, empty = measured_boxes(self.source, given, sizes)
-        counts = np.bincount(owners[~empty], minlength=len(images))
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        offsets = np.cumsum([0, *np.bincount(owners[~empty], minlength=len(images))])
         boxes = boxes[~empty].astype(np.float32)
-        return WSOLMetadata(self.dataset, split, images, labels, sizes, boxes, offsets)
+        names = self._class_names(images, labels)
+        return PhotoList(self.source, images, labels, boxes, offsets, names, sizes=sizes)
 
     def _annotated(self, split: str) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
         """The row of each image, (N,) labels, and (N, 2) sizes, 0 where not known."""
@@ -262,8 +232,10 @@ class WSOLIlsvrc(_WSOL):
     published = Published(1000, {"train": 1_281_167, "val": 10000, "test": 50000})
 
 
-def read_wsol_metadata(root: Path | str, dataset: str, split: str) -> WSOLMetadata:
+def read_wsol_metadata(root: Path | str, dataset: str, split: str) -> PhotoList:
     """The boxes, sizes and labels of a split; no image is needed.
+
+    Its files are relative to the folder of the images; a size is 0 where the lists do not say.
 
     Args:
         root: the folder with ``metadata``, or with the data set's folder itself.
