@@ -85,7 +85,7 @@ class ILSVRC(Reader):
 
     def identity(self, split: str) -> object:
         part = "val" if split == "test" else "train"
-        folders = [folder for folder in (self._folder(part), self._annotations(part)) if folder]
+        folders = [folder for folder in (self._folder(part), self._folder(part, _BOXES)) if folder]
         dates = [self.source.dates(folder, depth=1) for folder in folders]
         return [self.source.checksums([_solution(part), _MAPPING]), dates]
 
@@ -174,14 +174,8 @@ class ILSVRC(Reader):
 
     # Folders
 
-    def _folder(self, part: str) -> str:
-        """Where the photos of ``train`` or ``val`` are; empty where they are not."""
-        return self._first(_PHOTOS, part)
-
-    def _annotations(self, part: str) -> str:
-        return self._first(_BOXES, part)
-
-    def _first(self, bases: Sequence[str], part: str) -> str:
+    def _folder(self, part: str, bases: Sequence[str] = _PHOTOS) -> str:
+        """Where ``train`` or ``val`` is, by default that of the photos; empty where it is not."""
         folders = (f"{base}/{part}" for base in bases)
         found = (str(PurePosixPath(f)) for f in folders if os.path.isdir(self.source.top / f))
         return next(found, "")
@@ -196,7 +190,7 @@ class ILSVRC(Reader):
 
     def _boxes(self, part: str, files: Sequence[str]) -> dict[str, list[_Box]]:
         """The boxes of these photos by the stem of their names; an empty list where none."""
-        solution, folder = _solution(part), self._annotations(part)
+        solution, folder = _solution(part), self._folder(part, _BOXES)
         stems = [_stem(file) for file in files]
         if self.source.has(solution):
             found = self._read_solution(solution, set(stems), part)
