@@ -19,16 +19,6 @@ from torch import Tensor, nn
 from cstn_lib.config import ModelConfig
 from cstn_lib.support.errors import InputError, first_line, unknown_name
 
-__all__ = [
-    "BACKBONES",
-    "PYRAMID",
-    "Backbone",
-    "Normalize",
-    "build_backbone",
-    "resnet_backbone",
-    "small_backbone",
-]
-
 BACKBONES = ("small", "resnet18", "resnet34", "resnet50", "resnet101")
 PYRAMID = ("4", "5")
 """The levels of the feature pyramid, from the finest to the coarsest."""
@@ -47,15 +37,12 @@ def build_backbone(config: ModelConfig) -> Backbone:
     if config.backbone not in BACKBONES:
         raise unknown_name("backbone", config.backbone, BACKBONES)
     state = _starting_weights(config.backbone, config.weights)
-    if config.backbone == "small":
-        backbone = small_backbone()
-        if state is not None:
-            _load(backbone, state, config.weights)
-    else:
-        net = torchvision.models.get_model(config.backbone, weights=None)
-        if state is not None:
-            _load(net, {**net.fc.state_dict(prefix="fc."), **state}, config.weights)
-        backbone = resnet_backbone(net)
+    small = config.backbone == "small"
+    net = small_backbone() if small else torchvision.models.get_model(config.backbone, weights=None)
+    if state is not None:
+        classifier = {} if small else net.fc.state_dict(prefix="fc.")
+        _load(net, {**classifier, **state}, config.weights)
+    backbone = net if small else resnet_backbone(net)
     backbone.freeze(config.frozen_stages)
     return backbone
 
@@ -148,18 +135,18 @@ def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
                 f"weights 'pretrained' belong to backbone 'small', not to {backbone!r}"
             )
         return _read_weights(Path(str(PRETRAINED_WEIGHTS)))
-    if weights == "imagenet":
-        if backbone == "small":
-            raise InputError("weights 'imagenet' belong to a ResNet, not to backbone 'small'")
-        published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-        try:
-            return dict(published.get_state_dict(progress=True, check_hash=True))
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"cannot download {published.url} ({error}); fetch that file by hand and give its "
-                "path as `weights`"
-            ) from error
-    return _read_weights(Path(weights))
+    if weights != "imagenet":
+        return _read_weights(Path(weights))
+    if backbone == "small":
+        raise InputError("weights 'imagenet' belong to a ResNet, not to backbone 'small'")
+    published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        return dict(published.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"cannot download {published.url} ({error}); fetch that file by hand and give its "
+            "path as `weights`"
+        ) from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

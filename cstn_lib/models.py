@@ -6,14 +6,12 @@ from torch import nn
 
 from cstn_lib.baselines import ADL, CAM, SPG, ACoL, DeformableLocalizer, GlobalSTN, HaS
 from cstn_lib.config import ModelConfig
-from cstn_lib.pyramid import CSTNLocalizer, PlainLocalizer
+from cstn_lib.pyramid import CSTNLocalizer, PyramidLocalizer
 from cstn_lib.support.errors import InputError, unknown_name
-
-__all__ = ["build_model"]
 
 HEADS = {
     "cstn": CSTNLocalizer,
-    "plain": PlainLocalizer,
+    "plain": PyramidLocalizer,
     "deform": DeformableLocalizer,
     "stn": GlobalSTN,
     "cam": CAM,

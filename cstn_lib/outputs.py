@@ -16,8 +16,6 @@ from torch.export import register_dataclass
 from cstn_lib.config import TrainingConfig
 from cstn_lib.joint import joint_log_prob
 
-__all__ = ["Localizer", "LocalizerOutput", "ScoreMapOutput", "exportable", "normalized"]
-
 Output = TypeVar("Output", bound=type)
 
 

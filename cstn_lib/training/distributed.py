@@ -20,8 +20,6 @@ from torch.utils.data import Sampler
 
 from cstn_lib.support.errors import InputError
 
-__all__ = ["BatchParts", "Processes", "processes", "shared_batch_norm"]
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -108,10 +106,8 @@ class BatchParts(Sampler[list[int]]):
                 f"batch_size {batch_size}: expected at least one image for each of {parts} "
                 "processes"
             )
-        self.order = order
-        self.batch_size = batch_size
-        self.part = part
-        self.parts = parts
+        self.order, self.batch_size = order, batch_size
+        self.part, self.parts = part, parts
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.order), self.batch_size)
@@ -178,6 +174,4 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        total = gradient.clone()
-        distributed.all_reduce(total)
-        return total
+        return _Sum.apply(gradient)

@@ -39,18 +39,6 @@ from cstn_lib.support.machine import processors
 from cstn_lib.support.progress import Progress
 from cstn_lib.training.distributed import BatchParts, Processes, processes, shared_batch_norm
 
-__all__ = [
-    "DEVICES",
-    "TrainingConfig",
-    "TrainingDivergedError",
-    "autocast",
-    "check_precision",
-    "fit",
-    "predict",
-    "resolve_device",
-    "supports_bfloat16",
-]
-
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 PREDICT_BATCH = 128
@@ -69,22 +57,13 @@ def supports_bfloat16(device: str) -> bool:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what is not one of `PRECISIONS`.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raises `InputError` for what is not one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Within it a network computes in one of `PRECISIONS`; its parameters are float32 in both.
-
-    Raises:
-        InputError: the precision is unknown.
-    """
-    check_precision(precision)
+    """Within it a network computes in one of `PRECISIONS`; its parameters are float32 in both."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -106,10 +85,7 @@ def resolve_device(device: str | None) -> str:
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """What is wrong with an image in one line, also where another process loads it.
-
-    torch raises its error again with the traceback of that process before the message.
-    """
+    """An image's error in one line, also where torch puts a loading process's traceback before."""
     try:
         yield
     except InputError as error:
@@ -142,7 +118,7 @@ def fit(
         title: names the run in the progress bar and in errors.
 
     Returns:
-        the history: one row an epoch with ``epoch``, the mean terms of the loss (see the network's
+        the history: one row per epoch with ``epoch``, the mean terms of the loss (see the network's
         ``losses``), the metrics on `val` after ``val_``, and the ``seconds`` of training, without
         the time that watching `val` took.
 
@@ -159,7 +135,7 @@ def fit(
     order = EpochOrder(len(train), seed)
     batches = BatchParts(order, config.batch_size, together.rank, together.count)
     loader = DataLoader(
-        Mirrored(train), batch_sampler=batches, collate_fn=_as_is, **_loading(together.device)
+        Mirrored(train), batch_sampler=batches, collate_fn=tuple, **_loading(together.device)
     )
     bar = Progress(
         total=config.epochs * len(loader),
@@ -208,9 +184,8 @@ def _steps(
     try:
         network = together.parallel(model).train()
         device, steps = together.device, len(loader)
-        for step, (images, labels) in enumerate(loader):
-            images = images.to(device, non_blocking=True)
-            labels = labels.to(device, non_blocking=True)
+        for step, batch in enumerate(loader):
+            images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
             scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * scale
@@ -250,27 +225,23 @@ def _predict(
 
     Each process predicts some of the images, and all of them get the whole table.
     """
-    mine = range(together.rank, len(data), together.count)
-    loader = DataLoader(
-        data, PREDICT_BATCH, sampler=mine, collate_fn=_as_is, **_loading(together.device)
-    )
+    mine = np.arange(together.rank, len(data), together.count)
+    batches = [mine[i : i + PREDICT_BATCH] for i in range(0, len(mine), PREDICT_BATCH)]
+    loader = DataLoader(data, batch_sampler=batches, collate_fn=tuple, **_loading(together.device))
     model.eval()
     parts: list[dict[str, np.ndarray]] = []
-    start = 0
     quiet = watching or not together.is_first
     bar = Progress(loader, f"predict {data.name} {data.split}", disable=quiet)
-    for images, labels in bar:
+    for indices, (images, labels) in zip(batches, bar, strict=True):
         images, labels = images.to(together.device), labels.to(together.device)
         with torch.inference_mode():
             with autocast(together.device, precision):
                 output = model(images)
             columns = describe(output, labels)
         part = {name: value.cpu().numpy() for name, value in columns.items()}
-        images_here = np.array(mine[start : start + len(labels)])
-        truth = BoxList.of([data.boxes_of(i) for i in images_here])
+        truth = BoxList.of([data.boxes_of(i) for i in indices])
         part = judge(part, truth, data.image_size, sweep=not watching)
-        parts.append({"image": images_here, **part})
-        start += len(labels)
+        parts.append({"image": indices, **part})
     parts = [part for some in together.of_each(parts) for part in some]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     in_order = np.argsort(columns["image"])
@@ -296,7 +267,7 @@ def _own_settings(device: torch.device) -> Iterator[None]:
 
 
 def _epoch_seed(seed: int, epoch: int, process: int) -> int:
-    """Of what a network draws in an epoch: a function of (seed, epoch), another a process."""
+    """Of what a network draws in an epoch: a function of (seed, epoch), another per process."""
     return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1)[0])
 
 
@@ -351,15 +322,10 @@ class Mirrored(Dataset):
 
 
 def _loading(device: torch.device) -> dict[str, object]:
-    """How batches are fetched: beside a GPU by other processes, into memory it can copy from."""
+    """How whole batches are fetched: for a GPU by other processes, into memory it can copy from."""
     if device.type != "cuda":
         return {}
     return {"num_workers": min(8, processors()), "pin_memory": True}
-
-
-def _as_is(batch: object) -> object:
-    """`ImageSet.__getitems__` returns whole batches: there is nothing left to collate."""
-    return batch
 
 
 class RunningMeans:
@@ -388,7 +354,7 @@ class RunningMeans:
 
     @contextmanager
     def until_ctrl_c(self) -> Iterator[None]:
-        """Which raises `Interrupted` in here."""
+        """Ctrl-C in here raises `Interrupted`."""
         try:
             yield
         except KeyboardInterrupt as stop:
