@@ -20,8 +20,6 @@ from cstn_lib.geometry import Window, hull_on_image, identity_theta, sampling_po
 from cstn_lib.pyramid import PyramidLocalizer
 from cstn_lib.samplers.sampling import convolve_points
 
-__all__ = ["DeformableConv2d", "DeformableLocalizer", "boxes_of_offsets", "moved_points"]
-
 
 class DeformableLocalizer(PyramidLocalizer):
     """The paper's network with a `DeformableConv2d` on each level."""

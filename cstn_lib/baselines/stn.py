@@ -24,8 +24,6 @@ from cstn_lib.geometry import Window, boxes_of_theta, identity_theta
 from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.pyramid import voting_losses
 
-__all__ = ["GlobalSTN"]
-
 FRAME, FRAME_SIZE = Window(3), (3, 3)
 """A window that covers the whole of its map: its one location's default box is the frame."""
 

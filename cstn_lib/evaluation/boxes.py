@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["BoxList", "best_iou", "box_area", "paired_iou"]
-
 
 class BoxList(NamedTuple):
     """Any number of boxes an image: rows ``offsets[i]:offsets[i + 1]`` of (M, 4) are image i's."""

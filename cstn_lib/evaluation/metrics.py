@@ -25,35 +25,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou  # noqa: F401
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import THRESHOLDS
 from cstn_lib.support.errors import InputError
-
-__all__ = [
-    "IOU_THRESHOLD",
-    "MAX_BOX_ACC_IOUS",
-    "AreaHistogram",
-    "BoxList",
-    "Interval",
-    "area_histogram",
-    "best_centred_square",
-    "best_iou",
-    "box_area",
-    "centred_square",
-    "choose_threshold",
-    "evaluate",
-    "ground_truth",
-    "hits",
-    "image_interval",
-    "in_published_pixels",
-    "max_box_acc",
-    "max_box_acc_v2",
-    "mean_interval",
-    "paired_iou",
-    "seed_reach",
-    "threshold_curve",
-]
 
 IOU_THRESHOLD = 0.5
 MAX_BOX_ACC_IOUS = (0.3, 0.5, 0.7)

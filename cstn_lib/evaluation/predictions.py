@@ -56,16 +56,6 @@ from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput, normalized
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line
 
-__all__ = [
-    "TOP_K",
-    "array",
-    "describe",
-    "judge",
-    "load_table",
-    "save_table",
-    "to_table",
-]
-
 TOP_K = 5
 
 WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "boxes": 4}

@@ -23,19 +23,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch import Tensor
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
-
-__all__ = [
-    "CAM_THRESHOLD",
-    "THRESHOLDS",
-    "Components",
-    "boxes_at",
-    "components",
-    "resized",
-]
 
 THRESHOLDS = tuple(i / 50 for i in range(50))
 """0.00, 0.02 ... 0.98: the thresholds tried."""

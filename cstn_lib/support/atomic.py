@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_directory", "atomic_file"]
-
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:

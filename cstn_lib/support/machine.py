@@ -12,8 +12,6 @@ import torchvision
 
 from cstn_lib.support.project import project_folder
 
-__all__ = ["processors", "provenance"]
-
 CGROUP = Path("/sys/fs/cgroup")
 
 

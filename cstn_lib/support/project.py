@@ -7,8 +7,6 @@ from pathlib import Path
 
 from cstn_lib.support.errors import InputError, is_unicode
 
-__all__ = ["figures_folder", "project_folder", "user_path"]
-
 
 def user_path(given: object) -> Path | None:
     """The path that a user gave; None where that is empty.

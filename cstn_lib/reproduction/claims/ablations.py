@@ -44,7 +44,6 @@ LEVELS = ("cstn-level-4", "cstn-level-5", "cstn")
 
 
 @claim(
-    "ahead-of-stn",
     "Local transforms localize better than one global transform",
     "section II",
     "Top-1 Loc of CSTN less that of the same backbone with a global STN: the whole interval "
@@ -52,7 +51,7 @@ LEVELS = ("cstn-level-4", "cstn-level-5", "cstn")
     ("cstn", "stn"),
     DATASETS,
 )
-def _ahead_of_stn(runs: Runs, stands_for: str, rival: str = "global STN") -> Finding:
+def ahead_of_stn(runs: Runs, stands_for: str, rival: str = "global STN") -> Finding:
     ours, theirs = runs["cstn"], runs[METHODS[rival]]
     known, square = rate(ours, "gt_known_loc"), 100 * centred_square_loc(ours[0])
     why = (
@@ -64,22 +63,20 @@ def _ahead_of_stn(runs: Runs, stands_for: str, rival: str = "global STN") -> Fin
 
 
 @claim(
-    "ahead-of-deformable",
     "CSTN localizes better than a deformable convolution",
     'section II ("cannot be directly utilized for localization")',
     "Top-1 Loc of CSTN less that of the same network with a deformable convolution: the whole "
     "interval above 0.",
     ("cstn", "deform"),
 )
-def _ahead_of_deformable(runs: Runs, stands_for: str) -> Finding:
-    return _ahead_of_stn(runs, stands_for, "deformable convolution")
+def ahead_of_deformable(runs: Runs, stands_for: str) -> Finding:
+    return ahead_of_stn(runs, stands_for, "deformable convolution")
 
 
 # Table I
 
 
 @claim(
-    "transform",
     "The transform improves localization",
     "Table I, section IV-B",
     "Top-1 Loc by the transformed box less that by the default box of the same location: "
@@ -87,7 +84,7 @@ def _ahead_of_deformable(runs: Runs, stands_for: str) -> Finding:
     ("cstn",),
     DATASETS,
 )
-def _transform(runs: Runs, stands_for: str) -> Finding:
+def transform(runs: Runs, stands_for: str) -> Finding:
     gain = transform_gain(runs["cstn"], "top1_loc")
     printed = TABLE_1.get(stands_for, {})
     paper = less(printed.get("with transform"), printed.get("without transform"))
@@ -110,14 +107,13 @@ def _with_and_without(runs: Runs, stands_for: str, metric: str, column: str) -> 
 
 
 @claim(
-    "cstn-localizes",
     "CSTN localizes better than a plain convolution",
     "Table II, section IV-B",
     "Top-1 Loc of CSTN less that of the same network with a plain convolution: "
     "the whole interval above 0.",
     ("plain", "cstn"),
 )
-def _cstn_localizes(runs: Runs, stands_for: str) -> Finding:
+def cstn_localizes(runs: Runs, stands_for: str) -> Finding:
     plain, moved = (rate(runs[name], "top1_loc") for name in ("plain", "cstn"))
     fixed = share(areas.stacked_hits(runs["cstn"], "top1_loc", transform=False))
     why = (
@@ -128,14 +124,13 @@ def _cstn_localizes(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "cstn-classifies",
     "CSTN classifies better than a plain convolution",
     "Table II, section IV-B",
     "Top-1 Class of CSTN less that of the same network with a plain convolution: "
     "the whole interval above 0.",
     ("plain", "cstn"),
 )
-def _cstn_classifies(runs: Runs, stands_for: str) -> Finding:
+def cstn_classifies(runs: Runs, stands_for: str) -> Finding:
     left = 100 - rate(runs["plain"], "top1_class")
     theirs = 100 - TABLE_2["Without conv STN"]["Top-1 Class"]
     why = f"the plain convolution leaves {left:.1f} % wrong; the paper's {theirs:.1f} %"
@@ -168,14 +163,13 @@ def _moved(runs: Sequence[Run], column: str) -> float:
 
 
 @claim(
-    "lambda-matters",
     "Localization depends strongly on lambda",
     "Table III, section IV-B",
     f"Top-1 Loc at the best lambda less at the worst: at least {MATTERS:g} points, since the best "
     "of several is lucky as well as good, and the whole interval above 0.",
     LAMBDAS,
 )
-def _lambda_matters(runs: Runs, stands_for: str) -> Finding:
+def lambda_matters(runs: Runs, stands_for: str) -> Finding:
     by, best, worst = _by_lambda(runs, "top1_loc")
     here = gap(by[best], by[worst], "top1_loc")
     measured = Measured("best less worst", here, _spread(_printed("Top-1 Loc", stands_for)))
@@ -189,14 +183,13 @@ def _lambda_matters(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "lambda-inside",
     "The best lambda lies inside the range",
     "Table III",
     "The best Top-1 Loc lies at neither end, and less that at either end the whole interval is "
     "above 0; in part: above 0 for one end.",
     LAMBDAS,
 )
-def _lambda_inside(runs: Runs, stands_for: str) -> Finding:
+def lambda_inside(runs: Runs, stands_for: str) -> Finding:
     by, best, _ = _by_lambda(runs, "top1_loc")
     printed = _printed("Top-1 Loc", stands_for)
     highest = max(printed.values(), default=None)
@@ -216,13 +209,12 @@ def _lambda_inside(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "lambda-zero",
     "Localization collapses without lambda",
     "Table III and its caption, Figure 7",
     "Top-1 Loc at the largest lambda less at 0: the whole interval above 0.",
     LAMBDAS,
 )
-def _lambda_zero(runs: Runs, stands_for: str) -> Finding:
+def lambda_zero(runs: Runs, stands_for: str) -> Finding:
     by, _, _ = _by_lambda(runs, "top1_loc")
     printed = _printed("Top-1 Loc", stands_for)
     paper = less(printed.get(max(TABLE_3)), printed.get(0.0))
@@ -239,14 +231,13 @@ def _lambda_zero(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "lambda-large",
     "At a large lambda localization tends to that without transform",
     "caption of Table III",
     "At the largest lambda, Top-1 Loc by the transformed box less that by the default box: the "
     f"whole interval within {MATTERS:g} points of 0; in part: its mean.",
     LAMBDAS,
 )
-def _lambda_large(runs: Runs, stands_for: str) -> Finding:
+def lambda_large(runs: Runs, stands_for: str) -> Finding:
     by, _, _ = _by_lambda(runs, "top1_loc")
     group = by[max(by)]
     here = mean_points(transform_gain(group, "top1_loc"))
@@ -258,14 +249,13 @@ def _lambda_large(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "lambda-class",
     "Classification is barely affected by lambda",
     "Table III, section IV-B",
     f"Top-1 Class at the best lambda less at the worst: the whole interval below {BARELY:g} "
     "points; in part: its mean.",
     LAMBDAS,
 )
-def _lambda_class(runs: Runs, stands_for: str) -> Finding:
+def lambda_class(runs: Runs, stands_for: str) -> Finding:
     by, best, worst = _by_lambda(runs, "top1_class")
     here = gap(by[best], by[worst], "top1_class")
     paper = _spread(_printed("Top-1 Class", stands_for))
@@ -278,14 +268,13 @@ def _lambda_class(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "alpha",
     "Alpha can vary widely without much effect on localization",
     "sections IV-B and IV-C",
     "At each other positive alpha of the study, Top-1 Loc less that of CSTN: all whole intervals "
     f"within {MATTERS:g} points of 0; in part: all means, or some intervals.",
     ("cstn", *ALPHA_STUDY),
 )
-def _alpha(runs: Runs, stands_for: str) -> Finding:
+def alpha(runs: Runs, stands_for: str) -> Finding:
     measured = (
         Measured(f"alpha {alpha:g}", gap(runs[name], runs["cstn"], "top1_loc"), within=MATTERS)
         for name, alpha in ALPHA_STUDY.items()
@@ -302,7 +291,6 @@ def _alpha(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "levels-specialise",
     "Each level specialises in its sizes",
     "Figure 6(a), (b)",
     "The median area halves the images. GT-Known Loc of level 4 alone less that of level 5 alone "
@@ -310,7 +298,7 @@ def _alpha(runs: Runs, stands_for: str) -> Finding:
     "level 5's lead grows from the smaller half to the larger, the interval above 0.",
     LEVELS,
 )
-def _levels_specialise(runs: Runs, stands_for: str) -> Finding:
+def levels_specialise(runs: Runs, stands_for: str) -> Finding:
     fine, coarse = (areas.stacked_hits(runs[name], "gt_known_loc") for name in LEVELS[:2])
     sizes = areas.areas_of([*runs["cstn-level-4"], *runs["cstn-level-5"]])
     halves = {name: points(found) for name, found in areas.by_half(sizes, coarse - fine).items()}
@@ -330,13 +318,12 @@ def _levels_specialise(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "both-levels",
     "Both levels together beat each alone",
     "Figure 6(c)",
     "Top-1 Loc of both less that of each level alone: both whole intervals above 0; in part: one.",
     LEVELS,
 )
-def _both_levels(runs: Runs, stands_for: str) -> Finding:
+def both_levels(runs: Runs, stands_for: str) -> Finding:
     printed = FIGURE_6 if stands_for == "CUB-200-2011" else {}
     measured = (
         Measured(
@@ -355,14 +342,13 @@ def _both_levels(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "transform-stronger",
     "The transform adds more with both levels",
     "Figure 6, section IV-B",
     "What the transform adds to Top-1 Loc with both levels less what it adds to each alone: both "
     "whole intervals above 0; in part: one.",
     LEVELS,
 )
-def _transform_stronger(runs: Runs, stands_for: str) -> Finding:
+def transform_stronger(runs: Runs, stands_for: str) -> Finding:
     gain = {name: transform_gain(runs[name], "top1_loc") for name in LEVELS}
     measured = (
         Measured(f"gain of both less of {panel}", mean_points(gain["cstn"] - gain[name], most=2))

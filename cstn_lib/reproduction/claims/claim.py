@@ -98,16 +98,16 @@ CLAIMS: dict[str, Claim] = {}
 
 
 def claim(
-    name: str,
     text: str,
     place: str,
     rule: str,
     experiments: tuple[str, ...],
     datasets: tuple[str, ...] = (CUB,),
 ) -> Callable[[Rule], Rule]:
-    """Enter the function below under `CLAIMS`."""
+    """Enter the function below in `CLAIMS`, under its name with ``-`` for ``_``."""
 
     def enter(decide: Rule) -> Rule:
+        name = decide.__name__.replace("_", "-")
         CLAIMS[name] = Claim(text, place, rule, experiments, datasets, decide)
         return decide
 

@@ -75,25 +75,23 @@ def _missed(run: Run) -> str:
 
 
 @claim(
-    "ahead-of-cams",
     "CSTN localizes better than CAM, HaS, ACoL and SPG",
     "Table IV, section IV-C",
     "Top-1 Loc of CSTN less that of each: all whole intervals above 0; in part: some.",
     ("cstn", "cam", "has", "acol", "spg"),
 )
-def _ahead_of_cams(runs: Runs, stands_for: str) -> Finding:
+def ahead_of_cams(runs: Runs, stands_for: str) -> Finding:
     measured = (_ahead(runs, stands_for, "CSTN", rival) for rival in MAPS[:4])
     return above_zero(*measured, why=f"of CSTN's misses: {_missed(runs['cstn'][0])} (seed 0)")
 
 
 @claim(
-    "behind-adl",
     "ADL localizes better than CSTN",
     "Table IV, section IV-C",
     "Top-1 Loc of ADL less that of CSTN: the whole interval above 0.",
     ("cstn", "adl"),
 )
-def _behind_adl(runs: Runs, stands_for: str) -> Finding:
+def behind_adl(runs: Runs, stands_for: str) -> Finding:
     recall, winner = (rate(runs["cstn"], metric) for metric in ("any_box", "gt_known_loc"))
     why = (
         f"CSTN's winner is right on {winner:.1f} %, ADL's box on "
@@ -104,27 +102,25 @@ def _behind_adl(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "top5-ahead-of-adl",
     "One of CSTN's five best boxes is right more often than ADL's box",
     "Table IV, section IV-C",
     "GT-Known Loc of CSTN's Top-5 box less that of ADL: the whole interval above 0.",
     ("cstn", "adl"),
 )
-def _top5_ahead_of_adl(runs: Runs, stands_for: str) -> Finding:
+def top5_ahead_of_adl(runs: Runs, stands_for: str) -> Finding:
     one, five = (rate(runs["cstn"], metric) for metric in ("gt_known_loc", "top5_box_loc"))
     why = f"five tries bring CSTN from {one:.1f} % to {five:.1f} %; ADL has one"
     return above_zero(_top5_ahead(runs, stands_for, "ADL"), why=why)
 
 
 @claim(
-    "recall",
     "Some box of the image is almost always right",
     f"section IV-C (recall close to {RECALL:g} %)",
     f"The share of images where any box is right: the whole interval above {RECALL - BARELY:g} %; "
     "in part: its mean.",
     ("cstn", "plain"),
 )
-def _recall(runs: Runs, stands_for: str) -> Finding:
+def recall(runs: Runs, stands_for: str) -> Finding:
     floor = RECALL - BARELY
     found = mean_points(areas.stacked_hits(runs["cstn"], "any_box") == 1)
     here = above(found, floor)
@@ -138,7 +134,6 @@ def _recall(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "behind-cams",
     "Where sizes are spread, CSTN falls behind the CAM family",
     "Table V, section IV-C",
     "Top-1 Loc of each of CAM, HaS, ACoL, SPG and ADL less that of CSTN: all whole intervals "
@@ -146,7 +141,7 @@ def _recall(runs: Runs, stands_for: str) -> Finding:
     ("cstn", "cam", "has", "acol", "spg", "adl"),
     (IMAGENET,),
 )
-def _behind_cams(runs: Runs, stands_for: str) -> Finding:
+def behind_cams(runs: Runs, stands_for: str) -> Finding:
     measured = (_ahead(runs, stands_for, rival, "CSTN") for rival in MAPS)
     leads = (gap(runs[METHODS[rival]], runs["cstn"], "gt_known_loc").mean for rival in MAPS)
     known = ", ".join(f"{lead:+.1f}" for lead in leads)
@@ -155,7 +150,6 @@ def _behind_cams(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "top5-comparable",
     "Its Top-5 box is comparable to SPG and ADL there",
     "Table V, section IV-C",
     "GT-Known Loc of CSTN's Top-5 box less that of SPG, and of ADL: both whole intervals within "
@@ -163,7 +157,7 @@ def _behind_cams(runs: Runs, stands_for: str) -> Finding:
     ("cstn", "spg", "adl"),
     (IMAGENET,),
 )
-def _top5_comparable(runs: Runs, stands_for: str) -> Finding:
+def top5_comparable(runs: Runs, stands_for: str) -> Finding:
     measured = (_top5_ahead(runs, stands_for, rival, MATTERS) for rival in ("SPG", "ADL"))
     recall, five = (rate(runs["cstn"], metric) for metric in ("any_box", "top5_box_loc"))
     why = f"one of the five best is right on {five:.1f} % of the images, some box on {recall:.1f} %"
@@ -171,7 +165,6 @@ def _top5_comparable(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "cam-less-sensitive",
     "CAM is less sensitive to scale than CSTN",
     "caption of Table V",
     "CSTN less CAM, GT-Known Loc, on the fifth of the images with the largest objects and on that "
@@ -180,7 +173,7 @@ def _top5_comparable(runs: Runs, stands_for: str) -> Finding:
     ("cstn", "cam"),
     (IMAGENET,),
 )
-def _cam_less_sensitive(runs: Runs, stands_for: str) -> Finding:
+def cam_less_sensitive(runs: Runs, stands_for: str) -> Finding:
     lead = hit_difference(runs["cstn"], runs["cam"], "gt_known_loc")
     found = areas.by_half(areas.areas_of(runs["cstn"]), lead, groups=5)
     small, large, change = (points(interval) for interval in found.values())
@@ -203,7 +196,6 @@ def _lowest_bins(runs: Sequence[Run]) -> np.ndarray:
 
 
 @claim(
-    "small-missed",
     "Most small objects are missed",
     "Figure 8, caption of Table V, section IV-C",
     "GT-Known Loc below one half on the two lowest of the ten bins of area, and on the fifth of "
@@ -211,7 +203,7 @@ def _lowest_bins(runs: Sequence[Run]) -> np.ndarray:
     ("cstn",),
     (IMAGENET,),
 )
-def _small_missed(runs: Runs, stands_for: str) -> Finding:
+def small_missed(runs: Runs, stands_for: str) -> Finding:
     known, anywhere = (areas.stacked_hits(runs["cstn"], m) for m in ("gt_known_loc", "any_box"))
     sizes = areas.areas_of(runs["cstn"])
     fifth = np.argsort(sizes, kind="stable")[: max(1, len(sizes) // 5)]
@@ -228,7 +220,6 @@ def _small_missed(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "large-favoured",
     "Large objects are favoured",
     "Figure 8, section IV-C",
     "GT-Known Loc on the half of the images with the larger objects less that on the other: the "
@@ -237,7 +228,7 @@ def _small_missed(runs: Runs, stands_for: str) -> Finding:
     ("cstn",),
     (IMAGENET,),
 )
-def _large_favoured(runs: Runs, stands_for: str) -> Finding:
+def large_favoured(runs: Runs, stands_for: str) -> Finding:
     known = areas.stacked_hits(runs["cstn"], "gt_known_loc")
     sizes = areas.areas_of(runs["cstn"])
     halves, fifths = (areas.by_half(sizes, known == 1, groups=groups) for groups in (2, 5))
@@ -260,7 +251,6 @@ def _large_favoured(runs: Runs, stands_for: str) -> Finding:
 
 
 @claim(
-    "wrong-level",
     "Large objects are missed because the wrong level wins",
     "Figure 9, section IV-C",
     "Of the missed images (GT-Known Loc) with the larger half of the objects, the share where "
@@ -268,7 +258,7 @@ def _large_favoured(runs: Runs, stands_for: str) -> Finding:
     ("cstn",),
     (IMAGENET,),
 )
-def _wrong_level(runs: Runs, stands_for: str) -> Finding:
+def wrong_level(runs: Runs, stands_for: str) -> Finding:
     sizes = areas.areas_of(runs["cstn"])
     large = np.argsort(sizes, kind="stable")[len(sizes) // 2 :]
     missed = (areas.stacked_hits(runs["cstn"], "gt_known_loc") == 0)[:, large]
