@@ -156,16 +156,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             ".safetensors or .pth file"
         )
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # damaged pickles fail in as many ways as there are bytes
         raise InputError(f"{path}: cannot read these weights ({first_line(error)})") from error
-    named = isinstance(state, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
-    if not named:
+    items = state.items() if isinstance(state, dict) else [(None, state)]
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
         raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
     return state
 

@@ -144,10 +144,9 @@ class ConvSTN2d(nn.Module):
         localization: a module (B, C, H, W) -> theta (B, h, w, 2, 3); by default a
             `LocalizationNetwork`.
         localization_channels: hidden width of the default localization network.
-        sampler: a name of `SAMPLERS`, or ``"auto"``; all give the same values and gradients, but
-            for a tap exactly on a cell, where the bilinear mean has a kink and the gradient of
-            theta may be either side's. ``"grid_sample"`` alone has second derivatives and works
-            within `torch.func` (backwards: PyTorch's has no forward mode).
+        sampler: a name of `SAMPLERS` (see `cstn_lib.samplers.sampling`), or ``"auto"``, the
+            fastest for the input. ``"grid_sample"`` alone has second derivatives and works within
+            `torch.func` (backwards: PyTorch's has no forward mode).
 
     Shape:
         - input: (B, in_channels, H, W) or (in_channels, H, W)
@@ -197,8 +196,7 @@ class ConvSTN2d(nn.Module):
         self.stride = (window.stride, window.stride)
         self.padding = padding if isinstance(padding, str) else (window.padding, window.padding)
         self.dilation = (window.dilation, window.dilation)
-        self.groups, self.padding_mode = groups, padding_mode
-        self.sampler = sampler
+        self.groups, self.padding_mode, self.sampler = groups, padding_mode, sampler
         made = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels, *self.kernel_size, **made)
@@ -293,8 +291,7 @@ def _convolve(
     x: Tensor, theta: Tensor, weight: Tensor, bias: Tensor | None, window: Window, sampler: str
 ) -> Tensor:
     height, width = window.output_size((x.shape[2], x.shape[3]))
-    expected = (x.shape[0], height, width, 2, 3)
-    if theta.shape != expected:
+    if theta.shape != (expected := (x.shape[0], height, width, 2, 3)):
         raise ValueError(f"theta has shape {tuple(theta.shape)}, expected {expected}")
     kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
     sample = SAMPLERS[choose_sampler(x) if sampler == "auto" else sampler]
@@ -341,10 +338,8 @@ def _side(name: str, value: int | tuple[int, int]) -> int:
 
 def _check_input(x: Tensor, channels: int) -> None:
     if x.dim() not in (3, 4) or x.shape[-3] != channels:
-        raise ValueError(
-            f"input has shape {tuple(x.shape)}, expected (B, {channels}, H, W) or "
-            f"({channels}, H, W)"
-        )
+        expected = f"(B, {channels}, H, W) or ({channels}, H, W)"
+        raise ValueError(f"input has shape {tuple(x.shape)}, expected {expected}")
     if not x.is_floating_point():
         raise ValueError(f"input is of {x.dtype}, expected a floating-point type")
 

@@ -21,7 +21,7 @@ from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.losses import total_loss
-from cstn_lib.outputs import LocalizerOutput
+from cstn_lib.outputs import Localizer, LocalizerOutput
 from cstn_lib.support.errors import InputError
 
 
@@ -39,7 +39,7 @@ def voting_losses(
     )
 
 
-class PyramidLocalizer(nn.Module):
+class PyramidLocalizer(Localizer):
     """Backbone, pyramid, one window layer per level, one classifier shared by the levels.
 
     As it is, the other row of Table II: windows stay where they are, so the box of a location is
@@ -100,11 +100,7 @@ class PyramidLocalizer(nn.Module):
     def forward(
         self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
     ) -> LocalizerOutput:
-        """Scores, thetas and boxes; `labels` are not looked at.
-
-        Args:
-            transform: False keeps every window at its place, which is how features are warmed up.
-        """
+        """Scores, thetas and boxes, see `cstn_lib.outputs.Localizer`; `labels` change nothing."""
         maps = self.backbone(self.normalize(images))
         maps[PYRAMID[-1]] = self.extra_conv(maps[PYRAMID[-1]])
         maps = self.pyramid(OrderedDict((name, maps[name]) for name in PYRAMID))
@@ -124,10 +120,6 @@ class PyramidLocalizer(nn.Module):
         return LocalizerOutput(scores, thetas, torch.cat(boxes, 1), torch.cat(defaults), names)
 
     losses = staticmethod(voting_losses)
-
-    def localization_parameters(self) -> list[nn.Parameter]:
-        """The parameters that move windows: they learn slowly and are not decayed."""
-        return []
 
 
 class CSTNLocalizer(PyramidLocalizer):

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.outputs import ScoreMapOutput
+from cstn_lib.outputs import Localizer, ScoreMapOutput
 
 
-class CAM(nn.Module):
+class CAM(Localizer):
     """Backbone, a 1x1 classifier on its last map, global average pooling.
 
     Without its map it is an ordinary classifier: backbones are pretrained with it.
@@ -53,7 +53,3 @@ class CAM(nn.Module):
         """Cross-entropy of the image's class."""
         cls = F.cross_entropy(output.logits, labels)
         return {"loss": cls, "loss_cls": cls}
-
-    def localization_parameters(self) -> list[nn.Parameter]:
-        """None: nothing moves."""
-        return []

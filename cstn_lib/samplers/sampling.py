@@ -119,7 +119,7 @@ class _ConvolveLoops(torch.autograd.Function):
     """The compiled loops and the matrix product, a few images at a time.
 
     The samples are many times as large as the map. They are not all there at once: a buffer small
-    enough for the cache holds those of a few images (at least one a thread), and the backward pass
+    enough for the cache holds those of a few images (one per thread at least); the backward pass
     draws them again, where their gradient was. The buffer is made once, because fresh memory is
     dear: the operating system hands it out page by page. For the same reason map and output keep
     their type: only what is in the buffers is float32.

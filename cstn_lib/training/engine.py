@@ -33,6 +33,7 @@ from cstn_lib.data.images import ImageSet
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import describe, judge, to_table
+from cstn_lib.outputs import Localizer
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.machine import processors
@@ -97,7 +98,7 @@ def _in_one_line() -> Iterator[None]:
 
 @_in_one_line()
 def fit(
-    model: nn.Module,
+    model: Localizer,
     config: TrainingConfig,
     train: ImageSet,
     val: ImageSet | None,
@@ -110,7 +111,6 @@ def fit(
     """Train in place; continue from `checkpoint` where one exists.
 
     Args:
-        model: an `nn.Module` with the interface of `cstn_lib.outputs.Localizer`.
         train: labels are used, boxes are not.
         val: watched after each epoch, where given; nothing is chosen by it here.
         seed: of the order and the flips of the images, and of what is random within the network.
@@ -169,7 +169,7 @@ def fit(
 
 
 def _steps(
-    model: nn.Module,
+    model: Localizer,
     config: TrainingConfig,
     optimizer: torch.optim.Optimizer,
     loader: DataLoader,
@@ -208,7 +208,7 @@ def _steps(
 
 @_in_one_line()
 def predict(
-    model: nn.Module, data: ImageSet, *, device: str, precision: str = "float32"
+    model: Localizer, data: ImageSet, *, device: str, precision: str = "float32"
 ) -> pd.DataFrame:
     """The predictions table (`cstn_lib.evaluation.predictions`) of a network on a split."""
     check_precision(precision)
@@ -219,7 +219,7 @@ def predict(
 
 
 def _predict(
-    together: Processes, model: nn.Module, data: ImageSet, precision: str, *, watching: bool
+    together: Processes, model: Localizer, data: ImageSet, precision: str, *, watching: bool
 ) -> pd.DataFrame:
     """The predictions table; quietly and without a sweep of thresholds while `watching`.
 
@@ -254,8 +254,7 @@ def _predict(
 def _own_settings(device: torch.device) -> Iterator[None]:
     """Random numbers and products as the recipe has them; for the caller as they were.
 
-    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may have asked for
-    products of fewer digits.
+    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may want fewer digits.
     """
     digits = torch.get_float32_matmul_precision()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -291,9 +290,7 @@ class EpochOrder(Sampler[int]):
     """
 
     def __init__(self, images: int, seed: int) -> None:
-        self.images = images
-        self.seed = seed
-        self.epoch = 0
+        self.images, self.seed, self.epoch = images, seed, 0
 
     def __len__(self) -> int:
         return self.images
@@ -337,8 +334,7 @@ class RunningMeans:
     """
 
     def __init__(self, where: str, checkpoint: Path) -> None:
-        self.where = where
-        self.checkpoint = checkpoint
+        self.where, self.checkpoint = where, checkpoint
         self.steps: list[Tensor] = []
         self.checked = 0
 
@@ -366,7 +362,7 @@ class RunningMeans:
         """Refuse weights that are not finite: the last loss is older than the last step."""
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
-                raise self._diverged(f"{self.where}, last step: {name} is not finite")
+                raise self._diverged(f"last step: {name} is not finite")
 
     def _check_losses(self) -> None:
         unchecked = self.steps[self.checked :]
@@ -375,21 +371,19 @@ class RunningMeans:
             step = self.checked + finite.index(False)
             values = zip(self.names, self.steps[step].tolist(), strict=True)
             listed = ", ".join(f"{name} {value:.4g}" for name, value in values)
-            raise self._diverged(
-                f"{self.where}, step {step + 1}: the loss is not finite ({listed})"
-            )
+            raise self._diverged(f"step {step + 1}: the loss is not finite ({listed})")
         self.checked = len(self.steps)
 
     def _diverged(self, found: str) -> TrainingDivergedError:
-        return TrainingDivergedError(f"{found}; {self._kept()}; try a lower learning rate")
+        advice = "try a lower learning rate"
+        return TrainingDivergedError(f"{self.where}, {found}; {self._kept()}; {advice}")
 
     def _kept(self) -> str:
-        if self.checkpoint.exists():
-            return f"the last good state is kept in {self.checkpoint}"
-        return "the last good state is the untrained network"
+        kept = f"kept in {self.checkpoint}" if self.checkpoint.exists() else "the untrained network"
+        return f"the last good state is {kept}"
 
 
-def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def _make_optimizer(model: Localizer, config: TrainingConfig) -> torch.optim.Optimizer:
     moving = model.localization_parameters()
     slow = {id(parameter) for parameter in moving}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in slow]
@@ -408,7 +402,7 @@ def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
 
 
 def _save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]
+    path: Path, model: Localizer, optimizer: torch.optim.Optimizer, history: list[dict]
 ) -> None:
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -419,7 +413,7 @@ def _save_checkpoint(
 
 
 def _load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, model: Localizer, optimizer: torch.optim.Optimizer
 ) -> list[dict[str, float]]:
     if not path.exists():
         return []

@@ -145,11 +145,6 @@ def points(interval: Interval) -> Interval:
     return Interval(*(100 * end for end in interval))
 
 
-def above(interval: Interval, floor: float) -> Interval:
-    """How far it lies above a number."""
-    return Interval(*(end - floor for end in interval))
-
-
 def below(interval: Interval, ceiling: float) -> Interval:
     """How far it lies below a number."""
     return Interval(*(ceiling - end for end in (interval.mean, interval.high, interval.low)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cstn_lib.evaluation.metrics import ground_truth
+from cstn_lib.evaluation.metrics import Interval, ground_truth
 from cstn_lib.reproduction import areas
 from cstn_lib.reproduction.claims.claim import (
     BARELY,
@@ -22,7 +22,6 @@ from cstn_lib.reproduction.claims.claim import (
     Finding,
     Measured,
     Runs,
-    above,
     above_zero,
     below,
     claim,
@@ -123,7 +122,7 @@ def top5_ahead_of_adl(runs: Runs, stands_for: str) -> Finding:
 def recall(runs: Runs, stands_for: str) -> Finding:
     floor = RECALL - BARELY
     found = mean_points(areas.stacked_hits(runs["cstn"], "any_box") == 1)
-    here = above(found, floor)
+    here = Interval(*(end - floor for end in found))
     paper = RECALL - floor if stands_for == "CUB-200-2011" else None
     verdict = HOLDS if here.low > 0 else HOLDS_IN_PART if here.mean > 0 else HOLDS_NOT
     why = (
