@@ -153,8 +153,7 @@ def fit(
                 for losses in _steps(model, config, optimizer, loader, together, epoch):
                     means.add(losses)
                     bar.update()
-                row = {"epoch": epoch + 1, **means.result()}
-                means.check(model)
+                row = {"epoch": epoch + 1, **means.result(model)}
                 seconds = round(time.perf_counter() - started, 2)
                 shown = {"loss": f"{row['loss']:.3f}"}
                 if val is not None:
@@ -344,8 +343,12 @@ class RunningMeans:
         if len(self.steps) - self.checked >= (1 if self.steps[-1].device.type == "cpu" else 50):
             self._check_losses()
 
-    def result(self) -> dict[str, float]:
+    def result(self, model: nn.Module) -> dict[str, float]:
+        """The means, where losses and weights are finite: the last step is newer than its loss."""
         self._check_losses()
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise self._diverged(f"last step: {name} is not finite")
         return dict(zip(self.names, torch.stack(self.steps).mean(dim=0).tolist(), strict=True))
 
     @contextmanager
@@ -357,12 +360,6 @@ class RunningMeans:
             raise Interrupted(
                 f"{self.where}: stopped; {self._kept()}, and the same call goes on from there"
             ) from stop
-
-    def check(self, model: nn.Module) -> None:
-        """Refuse weights that are not finite: the last loss is older than the last step."""
-        for name, value in model.state_dict().items():
-            if not value.isfinite().all():
-                raise self._diverged(f"last step: {name} is not finite")
 
     def _check_losses(self) -> None:
         unchecked = self.steps[self.checked :]
