@@ -19,16 +19,6 @@ from torch import Tensor, nn
 from cstn_lib.config import ModelConfig
 from cstn_lib.support.errors import InputError, first_line, unknown_name
 
-__all__ = [
-    "BACKBONES",
-    "PYRAMID",
-    "Backbone",
-    "Normalize",
-    "build_backbone",
-    "resnet_backbone",
-    "small_backbone",
-]
-
 BACKBONES = ("small", "resnet18", "resnet34", "resnet50", "resnet101")
 PYRAMID = ("4", "5")
 """The levels of the feature pyramid, from the finest to the coarsest."""
@@ -47,15 +37,12 @@ def build_backbone(config: ModelConfig) -> Backbone:
     if config.backbone not in BACKBONES:
         raise unknown_name("backbone", config.backbone, BACKBONES)
     state = _starting_weights(config.backbone, config.weights)
-    if config.backbone == "small":
-        backbone = small_backbone()
-        if state is not None:
-            _load(backbone, state, config.weights)
-    else:
-        net = torchvision.models.get_model(config.backbone, weights=None)
-        if state is not None:
-            _load(net, {**net.fc.state_dict(prefix="fc."), **state}, config.weights)
-        backbone = resnet_backbone(net)
+    small = config.backbone == "small"
+    net = small_backbone() if small else torchvision.models.get_model(config.backbone, weights=None)
+    if state is not None:
+        classifier = {} if small else net.fc.state_dict(prefix="fc.")
+        _load(net, {**classifier, **state}, config.weights)
+    backbone = net if small else resnet_backbone(net)
     backbone.freeze(config.frozen_stages)
     return backbone
 
@@ -148,18 +135,18 @@ def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
                 f"weights 'pretrained' belong to backbone 'small', not to {backbone!r}"
             )
         return _read_weights(Path(str(PRETRAINED_WEIGHTS)))
-    if weights == "imagenet":
-        if backbone == "small":
-            raise InputError("weights 'imagenet' belong to a ResNet, not to backbone 'small'")
-        published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-        try:
-            return dict(published.get_state_dict(progress=True, check_hash=True))
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"cannot download {published.url} ({error}); fetch that file by hand and give its "
-                "path as `weights`"
-            ) from error
-    return _read_weights(Path(weights))
+    if weights != "imagenet":
+        return _read_weights(Path(weights))
+    if backbone == "small":
+        raise InputError("weights 'imagenet' belong to a ResNet, not to backbone 'small'")
+    published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        return dict(published.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"cannot download {published.url} ({error}); fetch that file by hand and give its "
+            "path as `weights`"
+        ) from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -169,16 +156,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             ".safetensors or .pth file"
         )
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # damaged pickles fail in as many ways as there are bytes
         raise InputError(f"{path}: cannot read these weights ({first_line(error)})") from error
-    named = isinstance(state, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
-    if not named:
+    items = state.items() if isinstance(state, dict) else [(None, state)]
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
         raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
     return state
 

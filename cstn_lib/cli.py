@@ -6,7 +6,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 import typer.core
@@ -15,10 +15,6 @@ from cstn_lib.support.errors import InputError, first_line, unknown_name
 from cstn_lib.support.project import user_path
 
 # Each command imports what it needs: ``cstn --help`` should not wait for torch.
-if TYPE_CHECKING:
-    from cstn_lib.reproduction.runs import Run
-
-__all__ = ["app", "main"]
 
 
 class _Commands(typer.core.TyperGroup):
@@ -62,7 +58,7 @@ FiguresDir = Annotated[str, typer.Option(help="where tables go (default: figures
 
 
 TERMINAL = 110
-"""Characters a line of a printed table; what is wider continues below."""
+"""Characters per line of a printed table; what is wider continues below."""
 
 
 def main() -> None:
@@ -95,7 +91,7 @@ def reproduce(
     figures_dir: FiguresDir = "",
     jobs: Annotated[
         int,
-        typer.Option(min=0, help="processes at a time; 0: one a processor, and one on a GPU"),
+        typer.Option(min=0, help="processes at a time; 0: one per processor, and one on a GPU"),
     ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what would run, and do nothing")
@@ -105,18 +101,12 @@ def reproduce(
 
     Prints each table beside the paper's as soon as it is there, and where the figures are.
     """
-    given = {
-        "profile": profile,
-        "dataset": dataset,
-        "data_root": _absolute(data_root),
-        "device": device,
-        "seeds": seeds,
-        "runs_dir": _absolute(runs_dir),
-        "figures_dir": _absolute(figures_dir),
-    }
     from cstn_lib.reproduction import batch
     from cstn_lib.reproduction.plan import make_plan
 
+    given = {"profile": profile, "dataset": dataset, "device": device, "seeds": seeds}
+    folders = {"data_root": data_root, "runs_dir": runs_dir, "figures_dir": figures_dir}
+    given |= {name: _absolute(folder) for name, folder in folders.items()}
     parameters = {name: value for name, value in given.items() if value}
     batch.check_parameters(parameters)
     if dry_run:
@@ -169,23 +159,19 @@ def predict(
     from cstn_lib.reproduction.experiments import make_experiment
     from cstn_lib.reproduction.runs import RunStore
 
-    store = RunStore(runs_dir, data_root, device)
     chosen = make_experiment(experiment, dataset, profile, seed=seed, precision=precision)
-    run = _finished(store.open(chosen))
+    run = RunStore(runs_dir, data_root, device).open(chosen)
+    if not run.finished:
+        raise InputError(f"{run.folder}: {run.title} is not trained yet; run cstn train first")
     table = run.predictions(split)
     if "threshold_boxes" in table:  # score maps: the customary threshold, and the one of val
-        chosen = choose_threshold(run.predictions("val"))
-        judged = {
-            f"threshold {100 * at:.0f} %": evaluate(table, threshold=at)
-            for at in (CAM_THRESHOLD, chosen)
-        }
+        thresholds = (CAM_THRESHOLD, choose_threshold(run.predictions("val")))
+        judged = {f"threshold {100 * at:.0f} %": {"threshold": at} for at in thresholds}
     else:
-        judged = {
-            "default box": evaluate(table, transform=False),
-            "transformed box": evaluate(table),
-        }
-    for name, metrics in judged.items():
-        values = "  ".join(f"{metric} {100 * value:.2f}" for metric, value in metrics.items())
+        judged = {"default box": {"transform": False}, "transformed box": {}}
+    for name, options in judged.items():
+        metrics = evaluate(table, **options).items()
+        values = "  ".join(f"{metric} {100 * value:.2f}" for metric, value in metrics)
         print(f"{name:>15}  {values}")
     print(run.predictions_path(split))
 
@@ -316,35 +302,19 @@ def _absolute(given: str) -> str:
     return str(path.resolve()) if path else ""
 
 
-def _finished(run: Run) -> Run:
-    if not run.finished:
-        raise InputError(f"{run.folder}: {run.title} is not trained yet; run cstn train first")
-    return run
-
-
 def _show(result: str, profile: str, dataset: str, figures_dir: str) -> None:
     """Print a result from its files, or where they are."""
+    import pandas as pd
+
     from cstn_lib.reproduction.results import RESULTS, result_file
 
     path = result_file(result, profile, dataset, figures_dir)
     if result == "claims":
-        _print_verdicts(path)
-    elif RESULTS[result].table:
-        _print_table(path)
+        columns = ["claim", "data set", "verdict"]
+        verdicts = pd.read_csv(path, dtype=str)[columns].to_string(index=False, justify="left")
+        print(f"\n{verdicts}\n\n{path} and .md\n")
+    elif RESULTS[result].table:  # on end, which fits a terminal: one row per column
+        table = pd.read_csv(path, index_col=0).astype(object).T.fillna("")
+        print(f"\n{table.to_string(line_width=TERMINAL)}\n\n{path} and .md\n")
     elif RESULTS[result].panels:
         print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")
-
-
-def _print_table(path: Path) -> None:
-    """A table on end, which fits a terminal: one row per column."""
-    import pandas as pd
-
-    table = pd.read_csv(path, index_col=0).astype(object).T
-    print(f"\n{table.fillna('').to_string(line_width=TERMINAL)}\n\n{path} and .md\n")
-
-
-def _print_verdicts(path: Path) -> None:
-    import pandas as pd
-
-    table = pd.read_csv(path, dtype=str)[["claim", "data set", "verdict"]]
-    print(f"\n{table.to_string(index=False, justify='left')}\n\n{path} and .md\n")

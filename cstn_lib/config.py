@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from cstn_lib.geometry import Window
 
-__all__ = ["PAPER_LEVELS", "LevelConfig", "ModelConfig", "TrainingConfig"]
-
 
 @dataclass(frozen=True)
 class LevelConfig:
@@ -28,6 +26,11 @@ class LevelConfig:
     def window(self) -> Window:
         """Where the level's kernel looks."""
         return Window(self.kernel_size, self.stride, dilation=self.dilation)
+
+    def convolution(self, channels: int) -> dict[str, int]:
+        """The arguments of a convolution through that window, of `channels` in and out."""
+        window = {name: getattr(self, name) for name in ("kernel_size", "stride", "dilation")}
+        return {"in_channels": channels, "out_channels": channels, **window}
 
 
 PAPER_LEVELS = (LevelConfig("4", 13), LevelConfig("5", 7))
@@ -71,7 +74,7 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the training images.
         warmup_epochs: of these, how many keep theta at the identity.
-        batch_size: images a step, over all processes together.
+        batch_size: images per step, over all processes together.
         optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
         lr: the highest learning rate.
         localization_lr: the localization networks' share of it.

@@ -23,8 +23,6 @@ from torch.nn import functional as F
 from cstn_lib.geometry import Window, identity_theta
 from cstn_lib.samplers.sampling import SAMPLERS, choose_sampler
 
-__all__ = ["SAMPLERS", "ConvSTN2d", "LocalizationNetwork", "conv_stn2d"]
-
 
 def conv_stn2d(
     input: Tensor,
@@ -103,26 +101,11 @@ class LocalizationNetwork(nn.Module):
     ) -> None:
         super().__init__()
         size = 3 if window.kernel_size >= 3 else 1
-        self.read = nn.Conv2d(
-            in_channels,
-            hidden_channels,
-            size,
-            padding=size // 2 * window.dilation,
-            dilation=window.dilation,
-            device=device,
-            dtype=dtype,
-        )
-        self.regress = nn.Conv2d(
-            hidden_channels,
-            6,
-            window.kernel_size,
-            stride=window.stride,
-            padding=window.padding,
-            dilation=window.dilation,
-            bias=False,
-            device=device,
-            dtype=dtype,
-        )
+        made = {"dilation": window.dilation, "device": device, "dtype": dtype}
+        padding = size // 2 * window.dilation
+        self.read = nn.Conv2d(in_channels, hidden_channels, size, padding=padding, **made)
+        visit = window.kernel_size, window.stride, window.padding
+        self.regress = nn.Conv2d(hidden_channels, 6, *visit, bias=False, **made)
         nn.init.zeros_(self.regress.weight)
 
     def reset_parameters(self) -> None:
@@ -161,10 +144,9 @@ class ConvSTN2d(nn.Module):
         localization: a module (B, C, H, W) -> theta (B, h, w, 2, 3); by default a
             `LocalizationNetwork`.
         localization_channels: hidden width of the default localization network.
-        sampler: a name of `SAMPLERS`, or ``"auto"``; all give the same values and gradients, but
-            for a tap exactly on a cell, where the bilinear mean has a kink and the gradient of
-            theta may be either side's. ``"grid_sample"`` alone has second derivatives and works
-            within `torch.func` (backwards: PyTorch's has no forward mode).
+        sampler: a name of `SAMPLERS` (see `cstn_lib.samplers.sampling`), or ``"auto"``, the
+            fastest for the input. ``"grid_sample"`` alone has second derivatives and works within
+            `torch.func` (backwards: PyTorch's has no forward mode).
 
     Shape:
         - input: (B, in_channels, H, W) or (in_channels, H, W)
@@ -174,7 +156,7 @@ class ConvSTN2d(nn.Module):
     Raises:
         ValueError: an argument is another than documented here.
 
-    On a CPU ``layer.to(memory_format=torch.channels_last)`` saves a copy of the weight a call.
+    On a CPU ``layer.to(memory_format=torch.channels_last)`` saves a copy of the weight per call.
 
     Examples::
 
@@ -214,8 +196,7 @@ class ConvSTN2d(nn.Module):
         self.stride = (window.stride, window.stride)
         self.padding = padding if isinstance(padding, str) else (window.padding, window.padding)
         self.dilation = (window.dilation, window.dilation)
-        self.groups, self.padding_mode = groups, padding_mode
-        self.sampler = sampler
+        self.groups, self.padding_mode, self.sampler = groups, padding_mode, sampler
         made = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels, *self.kernel_size, **made)
@@ -239,20 +220,10 @@ class ConvSTN2d(nn.Module):
         """
         if not isinstance(conv, nn.Conv2d):
             raise ValueError(f"from_conv: expected a torch.nn.Conv2d, not a {type(conv).__name__}")
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            conv.weight.device,
-            conv.weight.dtype,
-            **options,
-        )
+        channels, weight = (conv.in_channels, conv.out_channels), conv.weight
+        geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+        rest = conv.bias is not None, conv.padding_mode, weight.device, weight.dtype
+        layer = cls(*channels, *geometry, *rest, **options)
         for name in ("weight", "bias"):
             if (value := getattr(conv, name)) is not None:
                 copy = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
@@ -271,7 +242,7 @@ class ConvSTN2d(nn.Module):
             self.localization.reset_parameters()
 
     def _reset_convolution(self) -> None:
-        # drawn tap by tap, as the published networks were, whatever the weight's layout
+        # drawn tap by tap: the same seed gives the same weights in every memory layout
         taps_first = torch.empty_like(self.weight, memory_format=torch.channels_last)
         nn.init.kaiming_uniform_(taps_first, a=math.sqrt(5))
         with torch.no_grad():
@@ -284,8 +255,8 @@ class ConvSTN2d(nn.Module):
         """Convolve with the given theta, or with the one the localization network reads from `x`.
 
         Raises:
-            ValueError: `x` or `theta` has a shape other than the one documented above, or is of
-                integers.
+            ValueError: `x` or `theta` has another shape than documented above, or is not
+                floating-point.
         """
         if x.dim() == 3:
             given = None if theta is None else theta.unsqueeze(0)
@@ -300,7 +271,7 @@ class ConvSTN2d(nn.Module):
         """The same layer at theta = identity, as the ordinary convolution that it then is.
 
         Raises:
-            ValueError: `x` has a shape other than the one documented above, or is of integers.
+            ValueError: `x` has another shape than documented above, or is not floating-point.
         """
         _check_input(x, self.in_channels)
         w = self.window
@@ -320,8 +291,7 @@ def _convolve(
     x: Tensor, theta: Tensor, weight: Tensor, bias: Tensor | None, window: Window, sampler: str
 ) -> Tensor:
     height, width = window.output_size((x.shape[2], x.shape[3]))
-    expected = (x.shape[0], height, width, 2, 3)
-    if theta.shape != expected:
+    if theta.shape != (expected := (x.shape[0], height, width, 2, 3)):
         raise ValueError(f"theta has shape {tuple(theta.shape)}, expected {expected}")
     kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
     sample = SAMPLERS[choose_sampler(x) if sampler == "auto" else sampler]
@@ -368,10 +338,8 @@ def _side(name: str, value: int | tuple[int, int]) -> int:
 
 def _check_input(x: Tensor, channels: int) -> None:
     if x.dim() not in (3, 4) or x.shape[-3] != channels:
-        raise ValueError(
-            f"input has shape {tuple(x.shape)}, expected (B, {channels}, H, W) or "
-            f"({channels}, H, W)"
-        )
+        expected = f"(B, {channels}, H, W) or ({channels}, H, W)"
+        raise ValueError(f"input has shape {tuple(x.shape)}, expected {expected}")
     if not x.is_floating_point():
         raise ValueError(f"input is of {x.dtype}, expected a floating-point type")
 
@@ -382,5 +350,5 @@ def _check_sampler(name: str) -> None:
 
 
 def _at_least_float32(theta: Tensor) -> Tensor:
-    """bfloat16 would move points by whole cells, whoever made theta."""
+    """For bfloat16 would move points by whole cells."""
     return theta.to(torch.promote_types(theta.dtype, torch.float32))

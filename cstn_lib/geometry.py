@@ -21,15 +21,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Window",
-    "boxes_of_theta",
-    "default_boxes",
-    "hull_on_image",
-    "identity_theta",
-    "sampling_points",
-]
-
 
 @dataclass(frozen=True)
 class Window:
@@ -90,9 +81,8 @@ class Window:
 
 def identity_theta(like: Tensor | None = None) -> Tensor:
     """theta_ref of Eq. 2: [1 0 0; 0 1 0], of the type and device of `like`."""
-    return (
-        torch.eye(2, 3) if like is None else torch.eye(2, 3, dtype=like.dtype, device=like.device)
-    )
+    made = {} if like is None else {"dtype": like.dtype, "device": like.device}
+    return torch.eye(2, 3, **made)
 
 
 def sampling_points(theta: Tensor, window: Window, map_size: tuple[int, int]) -> Tensor:
@@ -109,16 +99,16 @@ def sampling_points(theta: Tensor, window: Window, map_size: tuple[int, int]) ->
     centres = window.centres(map_size, theta.device).to(theta.dtype).flatten(0, 1)  # (L, 2)
     # no matrix product, whose factors autocast and TF32 would round: it moves points
     u, v = taps.split(1, dim=-1)  # (K*K, 1)
-    of_u, of_v, of_one = (column.flatten(1, 2).unsqueeze(-2) for column in theta.unbind(-1))
-    local = u * of_u + v * of_v + of_one  # (B, L, K*K, 2)
+    along_u, along_v, shift = (column.flatten(1, 2).unsqueeze(-2) for column in theta.unbind(-1))
+    local = u * along_u + v * along_v + shift  # (B, L, K*K, 2)
     return centres.unsqueeze(1) + local * (window.extent / 2)
 
 
 def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> Tensor:
     """The transformed box of every location: the hull of its transformed sample points.
 
-    The hull of an affine image of [-1, 1]^2 needs no points: its half sides are the row sums of
-    absolute values of theta's linear part.
+    The hull of an affine image of [-1, 1]^2 needs no points: half its width and half its height
+    are the row sums of absolute values of theta's linear part.
 
     Args:
         theta: (B, h, w, 2, 3).
@@ -129,8 +119,8 @@ def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> 
     """
     half = window.extent / 2
     centre = window.centres(map_size, theta.device).to(theta.dtype) + theta[..., 2] * half
-    reach = theta[..., :2].abs().sum(dim=-1) * half  # (B, h, w, 2)
-    return hull_on_image(centre - reach, centre + reach, map_size)
+    half_sides = theta[..., :2].abs().sum(dim=-1) * half  # (B, h, w, 2)
+    return hull_on_image(centre - half_sides, centre + half_sides, map_size)
 
 
 def hull_on_image(lowest: Tensor, highest: Tensor, map_size: tuple[int, int]) -> Tensor:

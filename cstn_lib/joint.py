@@ -21,17 +21,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Locations",
-    "class_log_prob",
-    "joint_log_prob",
-    "level_log_prob",
-    "location_log_prob",
-    "locations",
-    "map_estimate",
-    "top_locations",
-]
-
 
 class Locations(NamedTuple):
     """What each entry of the location axis stands for; three int64 tensors of shape (N,)."""
@@ -45,8 +34,8 @@ def joint_log_prob(scores: Tensor | Sequence[Tensor]) -> Tensor:
     """Log of the joint distribution of Eq. 1, extended to scales (III-B).
 
     Args:
-        scores: one map of class scores (B, C, h_s, w_s) a level, in the order of the levels, or a
-            single map. B and C agree between levels, sizes may differ.
+        scores: one map of class scores (B, C, h_s, w_s) per level, in the order of the levels, or
+            a single map. B and C agree between levels, sizes may differ.
 
     Returns:
         (B, C, N) log p(c, l, s); for each image the exponentials sum to 1.
@@ -112,7 +101,7 @@ def map_estimate(log_joint: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def top_locations(log_joint: Tensor, classes: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The k best locations of one given class an image.
+    """The k best locations of one given class per image.
 
     With the true class this is the GT-Known box of section IV-A, with the predicted class the
     Top-1 box; k = 5 gives the Top-5 boxes.

@@ -2,11 +2,10 @@
 
     L = L_cls + lambda * L_theta + alpha * L_scale
 
-Each function returns one value an image, (B,); `total_loss` takes means over the batch. The
-authors'
-code adds L_theta and L_scale up over its batch of 16 images while it averages L_cls: per example,
-as Eq. 4 is written, their lambda and alpha act 16 times as strongly as the printed ones. Here
-`lambda_theta` and `alpha_scale` are those of Eq. 4, per example; `authors_weight` converts.
+Each function returns one value per image, (B,); `total_loss` takes means over the batch. The
+authors' code adds L_theta and L_scale up over its batch of 16 images while it averages L_cls: per
+example, as Eq. 4 is written, their lambda and alpha act 16 times as strongly as the printed ones.
+Here `lambda_theta` and `alpha_scale` are those of Eq. 4, per example; `authors_weight` converts.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from torch import Tensor
 
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob
-
-__all__ = ["authors_weight", "classification_loss", "scale_loss", "theta_loss", "total_loss"]
 
 AUTHORS_BATCH = 16
 
@@ -41,7 +38,7 @@ def theta_loss(thetas: Sequence[Tensor]) -> Tensor:
     """L_theta (Eq. 2): squared distance of every theta to the identity, summed over all locations.
 
     Args:
-        thetas: (B, h_s, w_s, 2, 3), one a level.
+        thetas: (B, h_s, w_s, 2, 3), one per level.
 
     Returns:
         (B,), non-negative.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from cstn_lib.baselines import ADL, CAM, SPG, ACoL, DeformableLocalizer, GlobalSTN, HaS
 from cstn_lib.config import ModelConfig
-from cstn_lib.pyramid import CSTNLocalizer, PlainLocalizer
+from cstn_lib.outputs import Localizer
+from cstn_lib.pyramid import CSTNLocalizer, PyramidLocalizer
 from cstn_lib.support.errors import InputError, unknown_name
-
-__all__ = ["build_model"]
 
 HEADS = {
     "cstn": CSTNLocalizer,
-    "plain": PlainLocalizer,
+    "plain": PyramidLocalizer,
     "deform": DeformableLocalizer,
     "stn": GlobalSTN,
     "cam": CAM,
@@ -24,10 +21,8 @@ HEADS = {
 }
 
 
-def build_model(config: ModelConfig) -> nn.Module:
-    """The network of a configuration, a `cstn_lib.outputs.Localizer`.
-
-    Its backbone's starting weights are loaded.
+def build_model(config: ModelConfig) -> Localizer:
+    """The network of a configuration, with its backbone's starting weights loaded.
 
     Raises:
         InputError: a name is unknown, or the weights cannot be had.

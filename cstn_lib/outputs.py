@@ -6,8 +6,9 @@ cover all methods: votes with boxes (`LocalizerOutput`) and score maps (`ScoreMa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,6 @@ from torch.export import register_dataclass
 
 from cstn_lib.config import TrainingConfig
 from cstn_lib.joint import joint_log_prob
-
-__all__ = ["Localizer", "LocalizerOutput", "ScoreMapOutput", "exportable", "normalized"]
 
 Output = TypeVar("Output", bound=type)
 
@@ -27,14 +26,15 @@ def exportable(output: Output) -> Output:
     return output
 
 
-class Localizer(Protocol):
-    """What a network offers beside being an `nn.Module`.
+class Localizer(nn.Module, ABC):
+    """What every network of the project offers.
 
     Calling it is all that touches its parameters, so it may be wrapped (several processes, another
     precision); the other methods are called on the network itself.
     """
 
-    def __call__(
+    @abstractmethod
+    def forward(
         self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
     ) -> LocalizerOutput | ScoreMapOutput:
         """What the network says of a batch.
@@ -42,15 +42,16 @@ class Localizer(Protocol):
         Args:
             images: (B, 3, H, W), uint8 in [0, 255] or float in [0, 1].
             transform: False keeps windows that can move at their place (the warm-up).
-            labels: (B,) int64 true classes; given in training only, to methods that erase or mask
-                by the class.
+            labels: (B,) int64 true classes; in training alone, for methods that erase by the class.
         """
 
+    @abstractmethod
     def losses(self, output: Any, labels: Tensor, config: TrainingConfig) -> dict[str, Tensor]:
         """The scalar ``loss`` that is minimised, and after it the terms worth a history."""
 
     def localization_parameters(self) -> list[nn.Parameter]:
         """The parameters that move windows: they learn slowly and are not decayed."""
+        return []
 
 
 @exportable

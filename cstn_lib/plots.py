@@ -1,4 +1,4 @@
-"""Pictures in one style, one meaning a colour everywhere.
+"""Pictures in one style, where a colour has one meaning everywhere.
 
 The default box is blue and dashed, the transformed box red and solid, the ground truth green and
 dotted, as in the paper's figures, and the box of a score map orange and dash-dotted; the hues are
@@ -9,7 +9,7 @@ meet pixels only here.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -33,27 +33,6 @@ from cstn_lib.data import DataConfig, ImageSet, birds_config
 from cstn_lib.data.birds.dataset import draw_bird_image
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes, sampling_points
 from cstn_lib.support.atomic import atomic_file
-
-__all__ = [
-    "BOX_STYLES",
-    "as_html",
-    "box_legend",
-    "class_title",
-    "describe",
-    "draw_box",
-    "draw_points",
-    "draw_score_map",
-    "draw_theta",
-    "image_row",
-    "overlay_map",
-    "plot_history",
-    "save_figure",
-    "save_photos",
-    "sharp_image",
-    "show_image",
-    "show_photos",
-    "use_style",
-]
 
 BOX_STYLES = {
     "default": {"edgecolor": "#0072B2", "linestyle": (0, (5, 2)), "label": "default box"},
@@ -101,7 +80,7 @@ def use_style() -> None:
 
 
 def as_html(figure: Figure, photos: bool = False) -> str:
-    """A figure as an ``<img>`` that is sharp on screens with two pixels a point.
+    """A figure as an ``<img>`` that is sharp on screens with two pixels per point.
 
     HTML, because neither JupyterLab nor nbconvert gives the text of `describe` to those who cannot
     see a picture that comes as ``image/png``.
@@ -210,7 +189,7 @@ def draw_points(ax: Axes, points: np.ndarray, kind: str = "transformed") -> None
 
 
 def overlay_map(ax: Axes, values: np.ndarray, centres: np.ndarray, **style: object) -> None:
-    """A map of one value a location (h, w) over an image, each on its centre.
+    """A map of one value per location (h, w) over an image, each on its centre.
 
     Args:
         centres: (h, w, 2) places (x, y) in [0, 1] of the image.
@@ -247,6 +226,10 @@ def draw_score_map(
         height, width = values.shape
         x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
         ax.contour(x, y, values, [threshold], colors="white", linewidths=1)
+    _draw_boxes(ax, boxes)
+
+
+def _draw_boxes(ax: Axes, boxes: Mapping[str, np.ndarray]) -> None:
     for kind, several in boxes.items():
         for box in np.atleast_2d(several):
             draw_box(ax, box, kind)
@@ -264,7 +247,7 @@ def image_row(
     Args:
         images: (H, W, 3) uint8 each.
         boxes: an image's boxes by kind: one (4,) or several (n, 4), ``xyxy`` in [0, 1].
-        titles: one an image, or none.
+        titles: one per image, or none.
     """
     rows = -(-len(images) // columns)
     width = min(columns, len(images))
@@ -275,9 +258,7 @@ def image_row(
             ax.axis("off")
             continue
         show_image(ax, images[index], titles[index] if titles else "")
-        for kind, several in boxes[index].items():
-            for box in np.atleast_2d(several):
-                draw_box(ax, box, kind)
+        _draw_boxes(ax, boxes[index])
     kinds = [kind for kind in BOX_STYLES if any(kind in b for b in boxes)]
     if kinds:
         box_legend(figure, kinds)
@@ -295,9 +276,9 @@ def plot_history(history: pd.DataFrame, warmup_epochs: int = 0) -> Figure:
     epochs = history["epoch"]
     left.plot(epochs, history["loss_cls"], marker="o", label="classification $L_{cls}$")
     left.plot(epochs, history["loss_scale"], marker="s", label=r"scale $L_{scale}$, unweighted")
-    left.set(xlabel="epoch", ylabel="mean loss an image", yscale="log")
+    left.set(xlabel="epoch", ylabel="mean loss per image", yscale="log")
     middle.plot(epochs, history["loss_theta"], marker="o", color="C2")
-    middle.set(xlabel="epoch", ylabel=r"$L_\theta$ an image, unweighted", ylim=(0, None))
+    middle.set(xlabel="epoch", ylabel=r"$L_\theta$ per image, unweighted", ylim=(0, None))
     names = {
         "val_top1_class": "Top-1 Class",
         "val_gt_known_loc": "GT-Known Loc",
@@ -306,13 +287,12 @@ def plot_history(history: pd.DataFrame, warmup_epochs: int = 0) -> Figure:
     for (column, name), marker in zip(names.items(), "osD", strict=True):
         right.plot(epochs, 100 * history[column], marker=marker, label=name)
     right.set(xlabel="epoch", ylabel="val images [%]", ylim=(0, 102))
-    for ax in (left, middle, right):
-        if warmup_epochs:
-            ax.axvspan(epochs.min() - 0.4, warmup_epochs + 0.5, color="0.92", zorder=0)
-            above = ax.get_xaxis_transform()
-            ax.text(epochs.min() - 0.4, 1.01, "warm-up", transform=above, color="0.4", fontsize=9)
-    left.legend(frameon=False, fontsize=9)
-    right.legend(frameon=False, fontsize=9)
+    for ax in (left, middle, right) if warmup_epochs else ():
+        ax.axvspan(epochs.min() - 0.4, warmup_epochs + 0.5, color="0.92", zorder=0)
+        above = ax.get_xaxis_transform()
+        ax.text(epochs.min() - 0.4, 1.01, "warm-up", transform=above, color="0.4", fontsize=9)
+    for ax in (left, right):
+        ax.legend(frameon=False, fontsize=9)
     return figure
 
 

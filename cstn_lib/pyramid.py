@@ -3,14 +3,12 @@
     image -> backbone -> conv + BN on the last map -> pyramid -> per level: window layer -> ReLU
           -> one 1x1 classifier shared by the levels -> joint distribution (`cstn_lib.joint`)
 
-`PyramidLocalizer` is the frame. It leaves two methods open: which window layer a level has, and
-how it is applied. `CSTNLocalizer` fills them with `ConvSTN2d`, `PlainLocalizer` with a plain
-convolution.
+The window layers of `PyramidLocalizer` are plain convolutions; two methods put another kind in
+their place, as `CSTNLocalizer` does with `ConvSTN2d`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 import torch
@@ -23,10 +21,8 @@ from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.losses import total_loss
-from cstn_lib.outputs import LocalizerOutput
+from cstn_lib.outputs import Localizer, LocalizerOutput
 from cstn_lib.support.errors import InputError
-
-__all__ = ["CSTNLocalizer", "PlainLocalizer", "PyramidLocalizer", "voting_losses"]
 
 
 def voting_losses(
@@ -43,8 +39,11 @@ def voting_losses(
     )
 
 
-class PyramidLocalizer(nn.Module, ABC):
+class PyramidLocalizer(Localizer):
     """Backbone, pyramid, one window layer per level, one classifier shared by the levels.
+
+    As it is, the other row of Table II: windows stay where they are, so the box of a location is
+    its default (receptive-field) box. Subclasses bring another `make_layer` and `apply_layer`.
 
     Input: images (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]; output: `LocalizerOutput`.
 
@@ -78,11 +77,10 @@ class PyramidLocalizer(nn.Module, ABC):
         )
         self.classifier = nn.Conv2d(config.channels, config.num_classes, 1)
 
-    @abstractmethod
     def make_layer(self, level: LevelConfig, config: ModelConfig) -> nn.Module:
         """The window layer of a level, of `config.channels` in and out."""
+        return nn.Conv2d(**level.convolution(config.channels))
 
-    @abstractmethod
     def apply_layer(
         self, layer: nn.Module, features: Tensor, window: Window, transform: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -97,26 +95,20 @@ class PyramidLocalizer(nn.Module, ABC):
             the layer's output (B, channels, h, w); thetas (B, h, w, 2, 3), or None for a layer
             without; the boxes it sampled (B, h, w, 4), or None for the default boxes.
         """
+        return layer(features), None, None
 
     def forward(
         self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
     ) -> LocalizerOutput:
-        """Scores, thetas and boxes; `labels` are not looked at.
-
-        Args:
-            transform: False keeps every window at its place, which is how features are warmed up.
-        """
+        """Scores, thetas and boxes, see `cstn_lib.outputs.Localizer`; `labels` change nothing."""
         maps = self.backbone(self.normalize(images))
         maps[PYRAMID[-1]] = self.extra_conv(maps[PYRAMID[-1]])
         maps = self.pyramid(OrderedDict((name, maps[name]) for name in PYRAMID))
         scores, thetas, boxes, defaults = [], [], [], []
         for level in self.levels:
-            features = maps[level.name]
-            window = level.window
+            features, window, layer = maps[level.name], level.window, self.layers[level.name]
             default = default_boxes(window, (features.shape[2], features.shape[3]), images.device)
-            windowed, theta, box = self.apply_layer(
-                self.layers[level.name], features, window, transform
-            )
+            windowed, theta, box = self.apply_layer(layer, features, window, transform)
             scores.append(self.classifier(F.relu(windowed)))
             if theta is not None:
                 thetas.append(theta)
@@ -124,19 +116,10 @@ class PyramidLocalizer(nn.Module, ABC):
                 box = default.expand(images.shape[0], *default.shape)
             boxes.append(box.flatten(1, 2))
             defaults.append(default.flatten(0, 1))
-        return LocalizerOutput(
-            scores,
-            thetas,
-            torch.cat(boxes, 1),
-            torch.cat(defaults),
-            tuple(level.name for level in self.levels),
-        )
+        names = tuple(level.name for level in self.levels)
+        return LocalizerOutput(scores, thetas, torch.cat(boxes, 1), torch.cat(defaults), names)
 
     losses = staticmethod(voting_losses)
-
-    def localization_parameters(self) -> list[nn.Parameter]:
-        """The parameters that move windows: they learn slowly and are not decayed."""
-        return []
 
 
 class CSTNLocalizer(PyramidLocalizer):
@@ -144,11 +127,7 @@ class CSTNLocalizer(PyramidLocalizer):
 
     def make_layer(self, level: LevelConfig, config: ModelConfig) -> ConvSTN2d:
         return ConvSTN2d(
-            config.channels,
-            config.channels,
-            level.kernel_size,
-            level.stride,
-            dilation=level.dilation,
+            **level.convolution(config.channels),
             localization_channels=config.localization_channels,
         )
 
@@ -160,27 +139,4 @@ class CSTNLocalizer(PyramidLocalizer):
         return windowed, theta, boxes_of_theta(theta.detach().float(), window, size)
 
     def localization_parameters(self) -> list[nn.Parameter]:
-        """Those of the localization networks."""
         return [p for layer in self.layers.values() for p in layer.localization.parameters()]
-
-
-class PlainLocalizer(PyramidLocalizer):
-    """The same network with plain convolutions: the other row of Table II.
-
-    The same pyramid, kernels and joint distribution; only the windows stay where they are, so the
-    box of a location is its default (receptive-field) box.
-    """
-
-    def make_layer(self, level: LevelConfig, config: ModelConfig) -> nn.Module:
-        return nn.Conv2d(
-            config.channels,
-            config.channels,
-            level.kernel_size,
-            level.stride,
-            dilation=level.dilation,
-        )
-
-    def apply_layer(
-        self, layer: nn.Module, features: Tensor, window: Window, transform: bool
-    ) -> tuple[Tensor, None, None]:
-        return layer(features), None, None

@@ -186,7 +186,7 @@ def test_claims_at_a_glance(tmp_path):
         "both-levels": Finding((one, other), HOLDS_NOT, "why"),
         "alpha": Finding((), NOT_TESTED, "why"),
     }
-    verdicts = [Verdict(name, CLAIMS[name], "data", found) for name, found in findings.items()]
+    verdicts = [Verdict(name, CLAIMS[name], "data", *found) for name, found in findings.items()]
     figure = charts.plot_claims(verdicts)
     (ax,) = figure.axes
     labels = [label.get_text() for label in ax.get_yticklabels()]

@@ -1,4 +1,4 @@
-"""The methods the paper compares with (Tables IV, V) or argues against, one a module."""
+"""The methods the paper compares with (Tables IV, V) or argues against, one per module."""
 
 from cstn_lib.baselines.acol import ACoL
 from cstn_lib.baselines.adl import ADL

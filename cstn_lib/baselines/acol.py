@@ -23,8 +23,6 @@ from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.outputs import ScoreMapOutput, exportable, normalized
 
-__all__ = ["ERASING_THRESHOLD", "ACoL", "ACoLOutput"]
-
 ERASING_THRESHOLD = 0.6
 
 
@@ -53,15 +51,12 @@ class ACoL(CAM):
         self.classifier = _classifier(width, config.num_classes)
         self.second_classifier = _classifier(width, config.num_classes)
 
-    def forward(
-        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
-    ) -> ACoLOutput:
+    def classify(self, features: Tensor, labels: Tensor | None) -> ACoLOutput:
         """Both classifiers' scores and their maps together.
 
         Args:
             labels: whose map erases; without them, as at test time, the predicted classes.
         """
-        features = self.backbone(self.normalize(images))[PYRAMID[-1]]
         first = self.classifier(features).float()
         logits = first.mean(dim=(2, 3))
         classes = logits.argmax(dim=1) if labels is None else labels

@@ -20,9 +20,6 @@ from torch import Tensor, nn
 from cstn_lib.backbones import PYRAMID
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig
-from cstn_lib.outputs import ScoreMapOutput
-
-__all__ = ["ADL", "DROP_RATE", "DROP_THRESHOLD", "AttentionDropout"]
 
 DROP_RATE = 0.75
 DROP_THRESHOLD = 0.9
@@ -35,17 +32,15 @@ class ADL(CAM):
         super().__init__(config)
         self.dropout = AttentionDropout()
 
-    def forward(
-        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
-    ) -> ScoreMapOutput:
-        """Class scores and class maps; while training, of partly dropped features."""
-        features = self.normalize(images)
+    def features(self, images: Tensor) -> Tensor:
+        """Partly dropped while training."""
+        features = images
         higher = len(self.backbone.stages) - len(PYRAMID)
         for index, stage in enumerate(self.backbone.stages):
             features = stage(features)
             if index >= higher:
                 features = self.dropout(features)
-        return self.classify(features)
+        return features
 
 
 class AttentionDropout(nn.Module):

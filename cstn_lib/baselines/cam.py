@@ -17,12 +17,10 @@ from torch.nn import functional as F
 
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
 from cstn_lib.config import ModelConfig, TrainingConfig
-from cstn_lib.outputs import ScoreMapOutput
-
-__all__ = ["CAM"]
+from cstn_lib.outputs import Localizer, ScoreMapOutput
 
 
-class CAM(nn.Module):
+class CAM(Localizer):
     """Backbone, a 1x1 classifier on its last map, global average pooling.
 
     Without its map it is an ordinary classifier: backbones are pretrained with it.
@@ -37,11 +35,15 @@ class CAM(nn.Module):
     def forward(
         self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
     ) -> ScoreMapOutput:
-        """Class scores and class maps; `transform` and `labels` change nothing."""
-        return self.classify(self.backbone(self.normalize(images))[PYRAMID[-1]])
+        """Class scores and class maps; `transform` changes nothing."""
+        return self.classify(self.features(self.normalize(images)), labels)
 
-    def classify(self, features: Tensor) -> ScoreMapOutput:
-        """Class scores and class maps of features (B, channels, h, w)."""
+    def features(self, images: Tensor) -> Tensor:
+        """The last map (B, channels, h, w) of normalized images (B, 3, H, W)."""
+        return self.backbone(images)[PYRAMID[-1]]
+
+    def classify(self, features: Tensor, labels: Tensor | None) -> ScoreMapOutput:
+        """Class scores and class maps of the features; `labels` change nothing here."""
         maps = self.classifier(features).float()
         return ScoreMapOutput(maps.mean(dim=(2, 3)), maps)
 
@@ -51,7 +53,3 @@ class CAM(nn.Module):
         """Cross-entropy of the image's class."""
         cls = F.cross_entropy(output.logits, labels)
         return {"loss": cls, "loss_cls": cls}
-
-    def localization_parameters(self) -> list[nn.Parameter]:
-        """None: nothing moves."""
-        return []

@@ -1,7 +1,7 @@
 """Deformable convolution in CSTN's place: every tap of a window moves as it likes.
 
 Dai, Qi, Xiong, Li, Zhang, Hu, Wei: "Deformable Convolutional Networks", ICCV 2017, section 2.1. A
-convolution over the same map gives each location 2 K^2 offsets, one (y, x) a tap, initialised to
+convolution over the same map gives each location 2 K^2 offsets, one (y, x) per tap, initialised to
 zero; the kernel weighs what is sampled at the moved taps. CSTN moves the same taps by the six
 numbers of an affine theta, so they remain a window with a place, a size and a tilt. Free taps need
 not: the hull of the sampling points, which is the box here, follows the farthest of them, and
@@ -20,20 +20,12 @@ from cstn_lib.geometry import Window, hull_on_image, identity_theta, sampling_po
 from cstn_lib.pyramid import PyramidLocalizer
 from cstn_lib.samplers.sampling import convolve_points
 
-__all__ = ["DeformableConv2d", "DeformableLocalizer", "boxes_of_offsets", "moved_points"]
-
 
 class DeformableLocalizer(PyramidLocalizer):
-    """The paper's network with a `DeformableConv2d` a level."""
+    """The paper's network with a `DeformableConv2d` on each level."""
 
     def make_layer(self, level: LevelConfig, config: ModelConfig) -> DeformableConv2d:
-        return DeformableConv2d(
-            config.channels,
-            config.channels,
-            level.kernel_size,
-            level.stride,
-            dilation=level.dilation,
-        )
+        return DeformableConv2d(**level.convolution(config.channels))
 
     def apply_layer(
         self, layer: DeformableConv2d, features: Tensor, window: Window, transform: bool
@@ -45,7 +37,6 @@ class DeformableLocalizer(PyramidLocalizer):
         return windowed, None, boxes_of_offsets(offsets.detach(), window, size)
 
     def localization_parameters(self) -> list[nn.Parameter]:
-        """Those of the convolutions that give the offsets."""
         return [p for layer in self.layers.values() for p in layer.offsets.parameters()]
 
 

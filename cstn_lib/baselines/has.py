@@ -15,12 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cstn_lib.backbones import PYRAMID
 from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig
-from cstn_lib.outputs import ScoreMapOutput
-
-__all__ = ["HIDING_PROBABILITY", "PATCH_SHARES", "HaS", "hidden_pixels"]
 
 PATCH_SHARES = (0, 16 / 224, 32 / 224, 44 / 224, 56 / 224)
 """Sides of the patches as shares of the image's; 0 hides nothing."""
@@ -40,16 +36,13 @@ class HaS(CAM):
         self.register_buffer("mean_colour", torch.zeros(3, 1, 1))
         self.register_buffer("batches", torch.tensor(0))
 
-    def forward(
-        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
-    ) -> ScoreMapOutput:
-        """Class scores and class maps, of images with holes while training."""
-        images = self.normalize(images)
+    def features(self, images: Tensor) -> Tensor:
+        """Of images with holes while training."""
         if self.training:
             self._measure(images)
             hidden = hidden_pixels(len(images), (images.shape[2], images.shape[3]), images.device)
             images = torch.where(hidden.unsqueeze(1), self.mean_colour, images)
-        return self.classify(self.backbone(images)[PYRAMID[-1]])
+        return super().features(images)
 
     @torch.no_grad()
     def _measure(self, images: Tensor) -> None:
@@ -62,7 +55,7 @@ def hidden_pixels(count: int, image_size: tuple[int, int], device: torch.device)
     """Which pixels of `count` images are hidden: (count, H, W) booleans, drawn at random."""
     height, width = image_size
     sides = torch.tensor([round(share * min(image_size)) for share in PATCH_SHARES], device=device)
-    side = sides[torch.randint(len(sides), (count,), device=device)].view(-1, 1)  # one an image
+    side = sides[torch.randint(len(sides), (count,), device=device)].view(-1, 1)  # one per image
     cell = side.clamp(min=1)
     row = torch.arange(height, device=device) // cell  # (count, H) grid row of each pixel
     column = torch.arange(width, device=device) // cell

@@ -27,8 +27,6 @@ from cstn_lib.baselines.cam import CAM
 from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.outputs import ScoreMapOutput, exportable, normalized
 
-__all__ = ["SPG", "SPGOutput", "Thresholds", "guidance", "guided_loss"]
-
 
 class Thresholds(NamedTuple):
     """Above `high` is foreground, below `low` background."""
@@ -79,7 +77,7 @@ class SPG(CAM):
         b1 = self.shared_b(self.read_b1(first))
         b2 = self.shared_b(self.read_b2(second))
         c = self.branch_c(last)
-        seen = self.classify(last)
+        seen = self.classify(last, labels)
         masks = [_resized(branch.squeeze(1).float(), size) for branch in (b1, b2, c)]
         return SPGOutput(seen.logits, seen.maps, *masks)
 

@@ -21,16 +21,14 @@ from torch.nn import functional as F
 from cstn_lib.backbones import PYRAMID, Normalize, build_backbone
 from cstn_lib.config import ModelConfig
 from cstn_lib.geometry import Window, boxes_of_theta, identity_theta
-from cstn_lib.outputs import LocalizerOutput
+from cstn_lib.outputs import Localizer, LocalizerOutput
 from cstn_lib.pyramid import voting_losses
-
-__all__ = ["GlobalSTN"]
 
 FRAME, FRAME_SIZE = Window(3), (3, 3)
 """A window that covers the whole of its map: its one location's default box is the frame."""
 
 
-class GlobalSTN(nn.Module):
+class GlobalSTN(Localizer):
     """Localization network, sampler, classifier; a `LocalizerOutput` with a single location."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,11 +50,7 @@ class GlobalSTN(nn.Module):
     def forward(
         self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
     ) -> LocalizerOutput:
-        """Scores of what theta cuts out, theta and its box; `labels` are not looked at.
-
-        Args:
-            transform: False classifies the image as it is.
-        """
+        """Scores of what theta cuts out (or of the image), theta and its box."""
         images = self.normalize(images)
         features = self.backbone(images)[PYRAMID[-1]]
         theta = identity_theta(images).expand(images.shape[0], 2, 3)
@@ -72,7 +66,6 @@ class GlobalSTN(nn.Module):
     losses = staticmethod(voting_losses)
 
     def localization_parameters(self) -> list[nn.Parameter]:
-        """Those of the localization network."""
         return list(self.localization.parameters())
 
 

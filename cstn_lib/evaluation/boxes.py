@@ -1,4 +1,4 @@
-"""Boxes and how much they overlap, for any number of ground-truth boxes an image.
+"""Boxes and how much they overlap, for any number of ground-truth boxes per image.
 
 Boxes are ``xyxy`` in [0, 1] of the image. Plain numpy, a whole split at once.
 """
@@ -10,18 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["BoxList", "best_iou", "box_area", "paired_iou"]
-
 
 class BoxList(NamedTuple):
-    """Any number of boxes an image: rows ``offsets[i]:offsets[i + 1]`` of (M, 4) are image i's."""
+    """Any number of boxes per image: rows ``offsets[i]:offsets[i + 1]`` of (M, 4) are image i's."""
 
     boxes: np.ndarray
     offsets: np.ndarray
 
     @classmethod
     def of(cls, boxes: Sequence[np.ndarray]) -> BoxList:
-        """From one array an image, flat or (n, 4)."""
+        """From one array per image, flat or (n, 4)."""
         offsets = np.concatenate([[0], np.cumsum([b.size // 4 for b in boxes])])
         return cls(np.concatenate([b.reshape(-1, 4) for b in boxes]), offsets)
 
@@ -50,7 +48,7 @@ def best_iou(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
     """IoU of each box with the ground-truth box of its image that it overlaps most.
 
     Args:
-        boxes: (n, k, 4), k boxes an image.
+        boxes: (n, k, 4), k boxes per image.
 
     Returns:
         (n, k); 0 for an image without ground truth.

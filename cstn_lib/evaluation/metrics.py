@@ -25,35 +25,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou  # noqa: F401
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import THRESHOLDS
 from cstn_lib.support.errors import InputError
-
-__all__ = [
-    "IOU_THRESHOLD",
-    "MAX_BOX_ACC_IOUS",
-    "AreaHistogram",
-    "BoxList",
-    "Interval",
-    "area_histogram",
-    "best_centred_square",
-    "best_iou",
-    "box_area",
-    "centred_square",
-    "choose_threshold",
-    "evaluate",
-    "ground_truth",
-    "hits",
-    "image_interval",
-    "in_published_pixels",
-    "max_box_acc",
-    "max_box_acc_v2",
-    "mean_interval",
-    "paired_iou",
-    "seed_reach",
-    "threshold_curve",
-]
 
 IOU_THRESHOLD = 0.5
 MAX_BOX_ACC_IOUS = (0.3, 0.5, 0.7)
@@ -67,13 +42,12 @@ def ground_truth(table: pd.DataFrame) -> BoxList:
 def hits(
     table: pd.DataFrame, *, transform: bool = True, threshold: float | None = None
 ) -> pd.DataFrame:
-    """Image by image, what is right: one boolean column a metric.
+    """Image by image, what is right: one boolean column per metric.
 
     Args:
         transform: False judges the default boxes of the same locations (Table I, left column).
-        threshold: for a table of score maps, one of `cstn_lib.evaluation.score_maps.THRESHOLDS`
-            instead of 20 %. Such an image has one box, so Top-5 box Loc is its GT-Known Loc; and
-            any box means any component.
+        threshold: of `THRESHOLDS`, for a table of score maps, instead of 20 %. There an image has
+            one box, so Top-5 box Loc is GT-Known Loc; and any box means any component.
 
     Raises:
         InputError: the table has no boxes of that kind.
@@ -110,7 +84,7 @@ def evaluate(
 
 
 def threshold_curve(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> np.ndarray:
-    """GT-Known Loc at that IoU for each of `cstn_lib.evaluation.score_maps.THRESHOLDS`, (T,).
+    """(T,) GT-Known Loc at that IoU for each of `THRESHOLDS`.
 
     Raises:
         InputError: the table has no score maps.
@@ -131,8 +105,12 @@ def choose_threshold(val: pd.DataFrame) -> float | None:
     if "threshold_boxes" not in val:
         return None
     curve = threshold_curve(val)
-    best = np.flatnonzero(curve == curve.max())
-    return THRESHOLDS[best[len(best) // 2]]
+    return THRESHOLDS[_middle_best(curve)]
+
+
+def _middle_best(values: np.ndarray) -> int:
+    best = np.flatnonzero(values == values.max())
+    return int(best[len(best) // 2])
 
 
 def max_box_acc(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> float:
@@ -209,8 +187,7 @@ def best_centred_square(truth: BoxList) -> float:
     squares = np.stack([centred_square(side) for side in sides])
     images = len(truth.offsets) - 1
     rates = (best_iou(np.broadcast_to(squares, (images, 80, 4)), truth) >= IOU_THRESHOLD).mean(0)
-    best = np.flatnonzero(rates == rates.max())
-    return float(sides[best[len(best) // 2]])
+    return float(sides[_middle_best(rates)])
 
 
 @dataclass(frozen=True)
@@ -285,7 +262,7 @@ def mean_interval(values: np.ndarray, most: float = 1.0) -> Interval:
     none of the images is right.
 
     Args:
-        values: (n,) or (seeds, n), an entry an image: booleans, whose mean is a share, or numbers,
+        values: (n,) or (seeds, n), an entry per image: booleans, whose mean is a share, or numbers,
             such as one method's hits less another's.
         most: the largest absolute value that the mean of numbers can have; its interval ends there.
     """
@@ -300,13 +277,13 @@ def mean_interval(values: np.ndarray, most: float = 1.0) -> Interval:
     if variance:
         freedom = variance**2 / float(sum(part**2 / free for part, free in parts))
     t = float(stats.t.ppf(0.975, freedom))
+    middle, half, lowest = mean, t * float(np.sqrt(variance)), -most
     if values.dtype == bool:
         images = mean * (1 - mean) / variance if variance else values.shape[1]
         pull = t**2 / images
         middle = (mean + pull / 2) / (1 + pull)
-        reach = float(np.sqrt(pull * (mean * (1 - mean) + pull / 4))) / (1 + pull)
-        # rounding must put neither the mean outside nor an end
-        low, high = max(0.0, min(middle - reach, mean)), min(1.0, max(middle + reach, mean))
-        return Interval(mean, low, high)
-    reach = t * float(np.sqrt(variance))
-    return Interval(mean, max(mean - reach, -most), min(mean + reach, most))
+        half = float(np.sqrt(pull * (mean * (1 - mean) + pull / 4))) / (1 + pull)
+        lowest, most = 0.0, 1.0
+    # rounding must put neither the mean outside nor an end
+    low, high = min(middle - half, mean), max(middle + half, mean)
+    return Interval(mean, float(max(lowest, low)), float(min(most, high)))

@@ -1,6 +1,6 @@
 """The predictions table: everything tables and figures need, so that no network runs twice.
 
-One row an image. Every table has
+One row per image. Every table has
 
 | column | content |
 |---|---|
@@ -49,69 +49,33 @@ import torch
 from torch import Tensor
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
-from cstn_lib.evaluation.score_maps import describe_maps, judge_maps
+from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, resized
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob, locations, top_locations
-from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
+from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput, normalized
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line
-
-__all__ = [
-    "TOP_K",
-    "array",
-    "describe",
-    "describe_votes",
-    "judge",
-    "judge_votes",
-    "load_table",
-    "save_table",
-    "to_table",
-]
 
 TOP_K = 5
 
 WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "boxes": 4}
-"""Numbers an entry in the flat list columns, by what follows the first ``_`` of their names."""
+"""Numbers per entry in the flat list columns, by what follows the first ``_`` of their names."""
 
 
 def describe(output: LocalizerOutput | ScoreMapOutput, labels: Tensor) -> dict[str, Tensor]:
     """The columns that a batch's output decides, as tensors with B rows.
 
-    They may be gathered from several processes before `judge` completes them with the truth.
+    Among them is what `judge` replaces when the truth is known: the ``score_map`` of the true class
+    (B, h, w), or all ``boxes`` and ``default_boxes`` (B, N, 4) of a network that votes.
 
     Args:
         labels: (B,) int64 true classes.
     """
-    if isinstance(output, ScoreMapOutput):
-        return describe_maps(output, labels)
-    return describe_votes(output, labels)
-
-
-def judge(
-    columns: dict[str, np.ndarray], truth: BoxList, image_size: tuple[int, int], *, sweep: bool
-) -> dict[str, np.ndarray]:
-    """The columns of `describe`, completed by those that need the ground truth.
-
-    Args:
-        columns: of B images.
-        truth: their ground-truth boxes.
-        image_size: height and width in pixels.
-        sweep: whether the boxes of score maps are wanted at every threshold, as the final tables
-            need them; watching a training does without.
-    """
-    if "score_map" in columns:
-        return judge_maps(columns, truth, image_size, sweep=sweep)
-    return judge_votes(columns, truth)
-
-
-def describe_votes(output: LocalizerOutput, labels: Tensor) -> dict[str, Tensor]:
-    """The columns of a network that votes, and all its boxes, which `judge_votes` takes out again.
-
-    Args:
-        labels: (B,) int64 true classes.
-    """
-    log_joint = output.log_joint
-    log_class = class_log_prob(log_joint)
+    log_joint = None if isinstance(output, ScoreMapOutput) else output.log_joint
+    if log_joint is None:
+        log_class = output.logits.float().log_softmax(dim=1)
+    else:
+        log_class = class_log_prob(log_joint)
     predicted = log_class.argmax(dim=1)
     rows = torch.arange(len(labels), device=labels.device)
     columns = {
@@ -120,10 +84,21 @@ def describe_votes(output: LocalizerOutput, labels: Tensor) -> dict[str, Tensor]
         "predicted_prob": log_class[rows, predicted].exp(),
         "true_prob": log_class[rows, labels].exp(),
     }
+    if log_joint is None:
+        return columns | {"score_map": output.maps[rows, labels].float()}
+    return columns | _describe_votes(output, log_joint, {"predicted": predicted, "true": labels})
+
+
+def _describe_votes(
+    output: LocalizerOutput, log_joint: Tensor, asked: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The best locations under the classes asked for, those of each level, and all boxes."""
+    labels = asked["true"]
     where = locations(output.sizes, labels.device)
     numbers = torch.tensor([int(name) for name in output.level_names], device=labels.device)
     theta = _flat_thetas(output)
-    for who, classes in (("predicted", predicted), ("true", labels)):
+    columns = {}
+    for who, classes in asked.items():
         score, index = top_locations(log_joint, classes, TOP_K)  # (B, k)
         columns |= {
             f"{who}_score": score,
@@ -133,28 +108,19 @@ def describe_votes(output: LocalizerOutput, labels: Tensor) -> dict[str, Tensor]
             f"{who}_default_box": output.default_boxes[index].flatten(1),
             f"{who}_box": output.boxes.gather(1, index[..., None].expand(-1, -1, 4)).flatten(1),
         }
-    of_class = log_joint[rows, labels].split([h * w for h, w in output.sizes], dim=1)
-    best = [level.max(dim=1) for level in of_class]
-    first = torch.tensor([0, *(h * w for h, w in output.sizes)]).cumsum(0)[:-1].tolist()
-    boxes = [output.boxes[rows, b.indices + start] for b, start in zip(best, first, strict=True)]
-    columns["level_score"] = torch.stack([b.values for b in best], 1)
-    columns["level_box"] = torch.stack(boxes, 1).flatten(1)
-    columns["boxes"] = output.boxes
-    columns["default_boxes"] = output.default_boxes.expand_as(output.boxes)
-    return columns
-
-
-def judge_votes(columns: dict[str, np.ndarray], truth: BoxList) -> dict[str, np.ndarray]:
-    """Replace the boxes of all locations by their best IoU with the ground truth.
-
-    Args:
-        columns: of B images; among them ``boxes`` and ``default_boxes``, both (B, N, 4).
-        truth: the ground-truth boxes of these images.
-    """
-    judged = dict(columns)
-    judged["any_default_iou"] = best_iou(judged.pop("default_boxes"), truth).max(axis=1)
-    judged["any_iou"] = best_iou(judged.pop("boxes"), truth).max(axis=1)
-    return judged
+    rows = torch.arange(len(labels), device=labels.device)
+    cells = [h * w for h, w in output.sizes]
+    best = [level.max(dim=1) for level in log_joint[rows, labels].split(cells, dim=1)]
+    boxes = [
+        boxes[rows, level.indices]
+        for boxes, level in zip(output.boxes.split(cells, dim=1), best, strict=True)
+    ]
+    return columns | {
+        "level_score": torch.stack([level.values for level in best], 1),
+        "level_box": torch.stack(boxes, 1).flatten(1),
+        "boxes": output.boxes,
+        "default_boxes": output.default_boxes.expand_as(output.boxes),
+    }
 
 
 def _flat_thetas(output: LocalizerOutput) -> Tensor:
@@ -162,6 +128,34 @@ def _flat_thetas(output: LocalizerOutput) -> Tensor:
     if not output.thetas:
         return identity_theta(output.boxes).reshape(6).expand(*output.boxes.shape[:2], 6)
     return torch.cat([t.float().flatten(1, 2).flatten(2) for t in output.thetas], dim=1)
+
+
+def judge(
+    columns: dict[str, np.ndarray], truth: BoxList, image_size: tuple[int, int], *, sweep: bool
+) -> dict[str, np.ndarray]:
+    """The columns of `describe`, with maps or all boxes replaced by what they hit of the truth.
+
+    Args:
+        columns: of B images.
+        truth: their ground-truth boxes.
+        image_size: height and width in pixels.
+        sweep: whether score maps are judged at all of `THRESHOLDS`, as the final tables need them,
+            or at `CAM_THRESHOLD` alone, which is enough to watch a training.
+    """
+    judged = dict(columns)
+    if "score_map" not in columns:
+        judged["any_default_iou"] = best_iou(judged.pop("default_boxes"), truth).max(axis=1)
+        judged["any_iou"] = best_iou(judged.pop("boxes"), truth).max(axis=1)
+        return judged
+    maps = resized(normalized(torch.from_numpy(judged.pop("score_map"))), image_size).numpy()
+    thresholds = THRESHOLDS if sweep else (CAM_THRESHOLD,)
+    largest, anywhere = boxes_at(maps, thresholds, truth)
+    fixed = thresholds.index(CAM_THRESHOLD)
+    judged |= {"true_box": largest[:, fixed], "any_iou": anywhere[:, fixed]}
+    if sweep:
+        judged["threshold_boxes"] = largest.reshape(len(largest), -1)
+        judged["threshold_any_iou"] = anywhere
+    return judged
 
 
 def to_table(columns: dict[str, np.ndarray]) -> pd.DataFrame:

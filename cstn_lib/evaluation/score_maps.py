@@ -28,18 +28,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
-from cstn_lib.outputs import ScoreMapOutput, normalized
-
-__all__ = [
-    "CAM_THRESHOLD",
-    "THRESHOLDS",
-    "Components",
-    "boxes_at",
-    "components",
-    "describe_maps",
-    "judge_maps",
-    "resized",
-]
 
 THRESHOLDS = tuple(i / 50 for i in range(50))
 """0.00, 0.02 ... 0.98: the thresholds tried."""
@@ -145,49 +133,3 @@ def boxes_at(
         leading = np.flatnonzero(np.diff(found.plane, prepend=-1))
         largest[image[leading] + begin, level[leading]] = found.boxes[leading]
     return largest, anywhere
-
-
-def describe_maps(output: ScoreMapOutput, labels: Tensor) -> dict[str, Tensor]:
-    """The network-made columns of a method with score maps, for one batch.
-
-    Args:
-        labels: (B,) int64 true classes.
-
-    Returns:
-        columns of the predictions table and ``score_map``, that of the true class, which
-        `judge_maps` takes out again.
-    """
-    log_class = output.logits.float().log_softmax(dim=1)
-    predicted = log_class.argmax(dim=1)
-    rows = torch.arange(len(labels), device=labels.device)
-    return {
-        "label": labels,
-        "predicted": predicted,
-        "predicted_prob": log_class[rows, predicted].exp(),
-        "true_prob": log_class[rows, labels].exp(),
-        "score_map": output.maps[rows, labels].float(),
-    }
-
-
-def judge_maps(
-    columns: dict[str, np.ndarray], truth: BoxList, image_size: tuple[int, int], *, sweep: bool
-) -> dict[str, np.ndarray]:
-    """Replace the score maps by their boxes and what these reach of the ground truth.
-
-    Args:
-        columns: of `describe_maps`, for B images.
-        truth: the ground-truth boxes of these images.
-        image_size: height and width in pixels.
-        sweep: whether all of `THRESHOLDS` are wanted, or `CAM_THRESHOLD` alone.
-    """
-    judged = dict(columns)
-    maps = resized(normalized(torch.from_numpy(judged.pop("score_map"))), image_size).numpy()
-    thresholds = THRESHOLDS if sweep else (CAM_THRESHOLD,)
-    largest, anywhere = boxes_at(maps, thresholds, truth)
-    fixed = thresholds.index(CAM_THRESHOLD)
-    judged["true_box"] = largest[:, fixed]
-    judged["any_iou"] = anywhere[:, fixed]
-    if sweep:
-        judged["threshold_boxes"] = largest.reshape(len(largest), -1)
-        judged["threshold_any_iou"] = anywhere
-    return judged

@@ -25,8 +25,6 @@ from numba import prange
 
 from cstn_lib.support.errors import first_line
 
-__all__ = ["sample", "spread"]
-
 # sums over channels may be reordered, which vectorising takes; NaN and infinity stay what they are
 FAST_MATH = {"contract", "reassoc", "nsz"}
 OPTIONS = {"fastmath": FAST_MATH, "error_model": "numpy"}
@@ -41,7 +39,7 @@ def _compiled(loops: Callable) -> Callable:
 
 
 def _kept(loops: Callable, **options: bool) -> Callable:
-    """For Python to call: compiled once a machine, or once a process without numba's cache."""
+    """For Python to call: compiled once per machine, or per process without numba's cache."""
     try:
         compiled = numba.njit(cache=True, **OPTIONS, **options)(loops)
     except RuntimeError:  # no folder may be written
@@ -95,8 +93,7 @@ def sample(
         values: (B, L, T, C), overwritten.
         threads: how many to use.
     """
-    arrays = _rows(cells), theta, centres, taps, *_size(cells), values
-    _run(_sample_all, _sample_one, len(cells), threads, *arrays)
+    _run(_sample_all, _sample_one, threads, cells, (theta, centres, taps), (values,))
 
 
 def spread(
@@ -105,27 +102,19 @@ def spread(
     centres: np.ndarray,
     taps: np.ndarray,
     values: np.ndarray,
-    of_cells: np.ndarray,
-    of_theta: np.ndarray,
+    cells_gradient: np.ndarray,
+    theta_gradient: np.ndarray,
     threads: int,
 ) -> None:
     """The backward pass of `sample`, which also draws the values again.
 
     Args:
         values: (B, L, T, C); the gradient of the values comes in, the values go out.
-        of_cells: like `cells`, added to.
-        of_theta: like `theta`, overwritten.
+        cells_gradient: like `cells`, added to.
+        theta_gradient: like `theta`, overwritten.
     """
-    arrays = theta, centres, taps, *_size(cells), values, _rows(of_cells), of_theta
-    _run(_spread_all, _spread_one, len(cells), threads, _rows(cells), *arrays)
-
-
-def _rows(cells: np.ndarray) -> np.ndarray:
-    return cells.reshape(-1, cells.shape[-1])
-
-
-def _size(cells: np.ndarray) -> tuple[int, int]:
-    return cells.shape[1] - 2, cells.shape[2] - 2
+    gradients = cells_gradient.reshape(-1, cells.shape[-1]), theta_gradient
+    _run(_spread_all, _spread_one, threads, cells, (theta, centres, taps), (values, *gradients))
 
 
 @_compiled
@@ -166,11 +155,12 @@ def _sample_image(b, rows, theta, centres, taps, height, width, values):  # type
 
 
 @_compiled
-def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
+def _spread_image(b, rows, theta, centres, taps, height, width, values, d_rows, d_theta):  # type: ignore[no-untyped-def]
+    # d_: the gradient of
     one, last_y, last_x = rows.dtype.type(1), rows.dtype.type(height), rows.dtype.type(width)
     for at in range(theta.shape[1]):
-        a, of_a = theta[b, at], of_theta[b, at]
-        of_a[:] = 0
+        a, d_a = theta[b, at], d_theta[b, at]
+        d_a[:] = 0
         for t in range(taps.shape[0]):
             u, v, w = taps[t]
             x, y, upper, lower, right_part, lower_part = _point(
@@ -179,12 +169,12 @@ def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows,
             left_part, upper_part = one - right_part, one - lower_part
             for c in range(rows.shape[1]):
                 g = upper_part * values[b, at, t, c]
-                of_rows[upper, c] += left_part * g
-                of_rows[upper + RIGHT, c] += right_part * g
+                d_rows[upper, c] += left_part * g
+                d_rows[upper + RIGHT, c] += right_part * g
             for c in range(rows.shape[1]):
                 g = lower_part * values[b, at, t, c]
-                of_rows[lower, c] += left_part * g
-                of_rows[lower + RIGHT, c] += right_part * g
+                d_rows[lower, c] += left_part * g
+                d_rows[lower + RIGHT, c] += right_part * g
             # the gradient's product with each of the four cells, and the value in its place
             nw = ne = sw = se = rows.dtype.type(0)
             for c in range(rows.shape[1]):
@@ -197,17 +187,17 @@ def _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows,
                     left_part * rows[upper, c] + right_part * rows[upper + RIGHT, c]
                 ) + lower_part * (left_part * rows[lower, c] + right_part * rows[lower + RIGHT, c])
             # a clamped coordinate no longer moves the point; NaN is passed on
-            of_x = of_y = rows.dtype.type(0)
+            d_x = d_y = rows.dtype.type(0)
             if not (x < -one or x > last_x):
-                of_x = upper_part * (ne - nw) + lower_part * (se - sw)
+                d_x = upper_part * (ne - nw) + lower_part * (se - sw)
             if not (y < -one or y > last_y):
-                of_y = left_part * (sw - nw) + right_part * (se - ne)
-            of_a[0] += of_x * u
-            of_a[1] += of_x * v
-            of_a[2] += of_x * w
-            of_a[3] += of_y * u
-            of_a[4] += of_y * v
-            of_a[5] += of_y * w
+                d_y = left_part * (sw - nw) + right_part * (se - ne)
+            d_a[0] += d_x * u
+            d_a[1] += d_x * v
+            d_a[2] += d_x * w
+            d_a[3] += d_y * u
+            d_a[4] += d_y * v
+            d_a[5] += d_y * w
 
 
 # a parallel loop calls the functions above instead of holding their code, of which numba would make
@@ -219,9 +209,9 @@ def _sample_images(rows, theta, centres, taps, height, width, values):  # type: 
         _sample_image(b, rows, theta, centres, taps, height, width, values)
 
 
-def _spread_images(rows, theta, centres, taps, height, width, values, of_rows, of_theta):  # type: ignore[no-untyped-def]
+def _spread_images(rows, theta, centres, taps, height, width, values, d_rows, d_theta):  # type: ignore[no-untyped-def]
     for b in prange(theta.shape[0]):  # an image's locations share cells: one thread adds them up
-        _spread_image(b, rows, theta, centres, taps, height, width, values, of_rows, of_theta)
+        _spread_image(b, rows, theta, centres, taps, height, width, values, d_rows, d_theta)
 
 
 _sample_one = _kept(_sample_image.py_func)
@@ -230,7 +220,16 @@ _sample_all = _kept(_sample_images, parallel=True)
 _spread_all = _kept(_spread_images, parallel=True)
 
 
-def _run(images: Callable, image: Callable, count: int, threads: int, *arguments: object) -> None:
+def _run(
+    images: Callable,
+    image: Callable,
+    threads: int,
+    cells: np.ndarray,
+    places: tuple[np.ndarray, ...],
+    results: tuple[np.ndarray, ...],
+) -> None:
+    count, height, width, channels = cells.shape
+    arguments = cells.reshape(-1, channels), *places, height - 2, width - 2, *results
     threads = min(threads, count, numba.config.NUMBA_NUM_THREADS)
     if threads > 1 and _has_threads():
         with _running:

@@ -17,7 +17,7 @@ entry of theta times a tap's zero) makes NaN of what its location draws.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from math import prod
@@ -27,8 +27,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cstn_lib.geometry import Window, sampling_points
-
-__all__ = ["SAMPLERS", "choose_sampler", "convolve_points"]
 
 Sampler = Callable[[Tensor, Tensor, Window, Tensor], Tensor]
 
@@ -121,7 +119,7 @@ class _ConvolveLoops(torch.autograd.Function):
     """The compiled loops and the matrix product, a few images at a time.
 
     The samples are many times as large as the map. They are not all there at once: a buffer small
-    enough for the cache holds those of a few images (at least one a thread), and the backward pass
+    enough for the cache holds those of a few images (one per thread at least); the backward pass
     draws them again, where their gradient was. The buffer is made once, because fresh memory is
     dear: the operating system hands it out page by page. For the same reason map and output keep
     their type: only what is in the buffers is float32.
@@ -136,7 +134,7 @@ class _ConvolveLoops(torch.autograd.Function):
         outputs = kernel.new_empty(len(theta), locations, len(kernel), dtype=narrow)
         with _products(narrow):
             for images, cells, samples in _in_chunks(features, theta, taps):
-                _draw(cells, (theta[images], centres, taps), samples)
+                _run_loops("sample", cells, theta[images], centres, taps, samples)
                 rows = samples.view(-1, kernel.shape[1])
                 outputs[images] = torch.mm(rows, kernel.T).view(len(cells), locations, -1)
         return outputs
@@ -155,19 +153,19 @@ class _ConvolveLoops(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True, and always in `torch.func`
             raise RuntimeError(ONE_DERIVATIVE)
         features, theta, centres, taps, kernel = ctx.saved_tensors
-        of_features, of_theta = torch.empty_like(features), torch.empty_like(theta)
-        of_kernel, of_cells = torch.zeros_like(kernel), None
+        d_features, d_theta = torch.empty_like(features), torch.empty_like(theta)
+        d_kernel, d_cells = torch.zeros_like(kernel), None
         with _products(ctx.narrow):
             for images, cells, samples in _in_chunks(features, theta, taps):
                 coming = gradient[images].flatten(0, 1).to(kernel.dtype)  # (b * L, out)
                 rows = samples.view(-1, kernel.shape[1])
                 torch.mm(coming, kernel, out=rows)  # the gradient of the samples
-                of_cells = torch.empty_like(cells) if of_cells is None else of_cells[: len(cells)]
-                places = theta[images], centres, taps
-                _spread(cells, places, samples, of_cells.zero_(), of_theta[images])
-                of_kernel.addmm_(coming.T, rows)
-                of_features[images] = of_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        return of_features, of_theta, None, None, of_kernel, None
+                d_cells = torch.empty_like(cells) if d_cells is None else d_cells[: len(cells)]
+                arrays = cells, theta[images], centres, taps, samples
+                _run_loops("spread", *arrays, d_cells.zero_(), d_theta[images])
+                d_kernel.addmm_(coming.T, rows)
+                d_features[images] = d_cells[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+        return d_features, d_theta, None, None, d_kernel, None
 
 
 class _Bfloat16Products(AbstractContextManager):
@@ -233,20 +231,11 @@ def _in_chunks(
         yield images, cells, all_samples[:count]
 
 
-def _draw(cells: Tensor, places: Sequence[Tensor], samples: Tensor) -> None:
+def _run_loops(name: str, *tensors: Tensor) -> None:
+    """Call a function of `cstn_lib.samplers.loops` with tensors that share their memory."""
     from cstn_lib.samplers import loops  # importing numba takes longer than many a script
 
-    arrays = [tensor.numpy() for tensor in (cells, *places, samples)]
-    loops.sample(*arrays, torch.get_num_threads())
-
-
-def _spread(
-    cells: Tensor, places: Sequence[Tensor], samples: Tensor, of_cells: Tensor, of_theta: Tensor
-) -> None:
-    from cstn_lib.samplers import loops
-
-    arrays = [tensor.numpy() for tensor in (cells, *places, samples, of_cells, of_theta)]
-    loops.spread(*arrays, torch.get_num_threads())
+    getattr(loops, name)(*(tensor.numpy() for tensor in tensors), torch.get_num_threads())
 
 
 SAMPLERS: dict[str, Sampler] = {"loops": _by_loops, "grid_sample": _by_grid_sample}

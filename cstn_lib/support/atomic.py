@@ -1,8 +1,7 @@
 """Files and folders that appear whole or not at all.
 
-Both context managers hand out a temporary path beside the target and move it into place only when
-the block ends without an exception, so a reader never meets a half-written result and a killed
-process leaves the previous one untouched.
+Both context managers hand out a temporary path beside the target and move it into place when the
+block ends without an exception; a killed process leaves the previous one untouched.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-__all__ = ["atomic_directory", "atomic_file"]
 
 
 @contextmanager

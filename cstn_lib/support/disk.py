@@ -18,8 +18,6 @@ try:
 except ImportError:  # not on this system, whose file systems all have locks
     fcntl = None
 
-__all__ = ["acquired", "alone_in", "writing"]
-
 _ADVICE = {
     errno.ENOSPC: "free some space and start again",
     errno.EDQUOT: "free some space and start again",

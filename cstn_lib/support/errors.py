@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["InputError", "Interrupted", "first_line", "is_unicode", "unknown_name"]
-
 
 class _OneLine(BaseException):
     """An exception that a notebook shows as one line.

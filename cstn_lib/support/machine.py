@@ -12,8 +12,6 @@ import torchvision
 
 from cstn_lib.support.project import project_folder
 
-__all__ = ["processors", "provenance"]
-
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -62,10 +60,8 @@ def provenance(device: str) -> dict[str, str | int]:
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
+    path = Path("/proc/cpuinfo")  # of Linux
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 

@@ -12,8 +12,6 @@ from typing import TextIO
 
 from tqdm.std import tqdm
 
-__all__ = ["Progress", "message_stream"]
-
 
 class Progress(tqdm):
     """`tqdm.tqdm` with the same arguments.

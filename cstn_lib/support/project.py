@@ -7,8 +7,6 @@ from pathlib import Path
 
 from cstn_lib.support.errors import InputError, is_unicode
 
-__all__ = ["figures_folder", "project_folder", "user_path"]
-
 
 def user_path(given: object) -> Path | None:
     """The path that a user gave; None where that is empty.
@@ -42,8 +40,7 @@ def project_folder(name: str, chosen: object = None) -> Path:
 def figures_folder(profile: str, dataset: str, own: Sequence[str], chosen: object = None) -> Path:
     """Where a table or figure is written: ``figures/<profile>``, or the folder the user chose.
 
-    Made from another data set than its own, it goes to ``figures/<profile>/<dataset>``, beside the
-    one that the paper's is compared with.
+    What is made from another data set than its own goes to ``figures/<profile>/<dataset>``.
 
     Args:
         dataset: with commas where there are several; ``""`` means its own.

@@ -20,17 +20,10 @@ from torch.utils.data import Sampler
 
 from cstn_lib.support.errors import InputError
 
-__all__ = ["BatchParts", "Processes", "processes", "shared_batch_norm"]
-
 
 @dataclass(frozen=True)
 class Processes:
-    """Which process this is, of how many that work together.
-
-    Attributes:
-        device: that this one computes on.
-        rank: from 0, the first, to count - 1.
-    """
+    """Which process this is (`rank`, from 0), of how many together, and what it computes on."""
 
     device: torch.device
     rank: int = 0
@@ -60,10 +53,7 @@ class Processes:
         return values / self.count
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """The network whose gradients are averaged; itself where it is alone.
-
-        Each parameter that wants a gradient must get one in every step.
-        """
+        """The network whose gradients are averaged: each trained parameter needs one each step."""
         if self.count == 1:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
@@ -108,10 +98,8 @@ class BatchParts(Sampler[list[int]]):
                 f"batch_size {batch_size}: expected at least one image for each of {parts} "
                 "processes"
             )
-        self.order = order
-        self.batch_size = batch_size
-        self.part = part
-        self.parts = parts
+        self.order, self.batch_size = order, batch_size
+        self.part, self.parts = part, parts
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.order), self.batch_size)
@@ -124,9 +112,9 @@ class BatchParts(Sampler[list[int]]):
             yield batch[self.part :: self.parts]
 
     def share(self, step: int) -> float:
-        """This process's share of the images of a batch, times the number of processes.
+        """The weight of this process's mean loss in the average over processes.
 
-        The weight of its mean loss in the average over processes.
+        Its share of the images of the batch, times the number of processes.
         """
         count = min(self.batch_size, len(self.order) - step * self.batch_size)
         return len(range(self.part, count, self.parts)) * self.parts / count
@@ -178,6 +166,4 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        total = gradient.clone()
-        distributed.all_reduce(total)
-        return total
+        return _Sum.apply(gradient)

@@ -33,23 +33,12 @@ from cstn_lib.data.images import ImageSet
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import describe, judge, to_table
+from cstn_lib.outputs import Localizer
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.machine import processors
 from cstn_lib.support.progress import Progress
 from cstn_lib.training.distributed import BatchParts, Processes, processes, shared_batch_norm
-
-__all__ = [
-    "DEVICES",
-    "TrainingConfig",
-    "TrainingDivergedError",
-    "autocast",
-    "check_precision",
-    "fit",
-    "predict",
-    "resolve_device",
-    "supports_bfloat16",
-]
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
@@ -69,22 +58,13 @@ def supports_bfloat16(device: str) -> bool:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what is not one of `PRECISIONS`.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raises `InputError` for what is not one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Within it a network computes in one of `PRECISIONS`; its parameters are float32 in both.
-
-    Raises:
-        InputError: the precision is unknown.
-    """
-    check_precision(precision)
+    """Within it a network computes in one of `PRECISIONS`; its parameters are float32 in both."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -106,10 +86,7 @@ def resolve_device(device: str | None) -> str:
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """What is wrong with an image in one line, also where another process loads it.
-
-    torch raises its error again with the traceback of that process before the message.
-    """
+    """An image's error in one line, also where torch puts a loading process's traceback before."""
     try:
         yield
     except InputError as error:
@@ -121,7 +98,7 @@ def _in_one_line() -> Iterator[None]:
 
 @_in_one_line()
 def fit(
-    model: nn.Module,
+    model: Localizer,
     config: TrainingConfig,
     train: ImageSet,
     val: ImageSet | None,
@@ -134,7 +111,6 @@ def fit(
     """Train in place; continue from `checkpoint` where one exists.
 
     Args:
-        model: an `nn.Module` with the interface of `cstn_lib.outputs.Localizer`.
         train: labels are used, boxes are not.
         val: watched after each epoch, where given; nothing is chosen by it here.
         seed: of the order and the flips of the images, and of what is random within the network.
@@ -142,7 +118,7 @@ def fit(
         title: names the run in the progress bar and in errors.
 
     Returns:
-        the history: one row an epoch with ``epoch``, the mean terms of the loss (see the network's
+        the history: one row per epoch with ``epoch``, the mean terms of the loss (see the network's
         ``losses``), the metrics on `val` after ``val_``, and the ``seconds`` of training, without
         the time that watching `val` took.
 
@@ -159,7 +135,7 @@ def fit(
     order = EpochOrder(len(train), seed)
     batches = BatchParts(order, config.batch_size, together.rank, together.count)
     loader = DataLoader(
-        Mirrored(train), batch_sampler=batches, collate_fn=_as_is, **_loading(together.device)
+        Mirrored(train), batch_sampler=batches, collate_fn=tuple, **_loading(together.device)
     )
     bar = Progress(
         total=config.epochs * len(loader),
@@ -177,8 +153,7 @@ def fit(
                 for losses in _steps(model, config, optimizer, loader, together, epoch):
                     means.add(losses)
                     bar.update()
-                row = {"epoch": epoch + 1, **means.result()}
-                means.check(model)
+                row = {"epoch": epoch + 1, **means.result(model)}
                 seconds = round(time.perf_counter() - started, 2)
                 shown = {"loss": f"{row['loss']:.3f}"}
                 if val is not None:
@@ -193,7 +168,7 @@ def fit(
 
 
 def _steps(
-    model: nn.Module,
+    model: Localizer,
     config: TrainingConfig,
     optimizer: torch.optim.Optimizer,
     loader: DataLoader,
@@ -208,9 +183,8 @@ def _steps(
     try:
         network = together.parallel(model).train()
         device, steps = together.device, len(loader)
-        for step, (images, labels) in enumerate(loader):
-            images = images.to(device, non_blocking=True)
-            labels = labels.to(device, non_blocking=True)
+        for step, batch in enumerate(loader):
+            images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
             scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * scale
@@ -233,7 +207,7 @@ def _steps(
 
 @_in_one_line()
 def predict(
-    model: nn.Module, data: ImageSet, *, device: str, precision: str = "float32"
+    model: Localizer, data: ImageSet, *, device: str, precision: str = "float32"
 ) -> pd.DataFrame:
     """The predictions table (`cstn_lib.evaluation.predictions`) of a network on a split."""
     check_precision(precision)
@@ -244,33 +218,29 @@ def predict(
 
 
 def _predict(
-    together: Processes, model: nn.Module, data: ImageSet, precision: str, *, watching: bool
+    together: Processes, model: Localizer, data: ImageSet, precision: str, *, watching: bool
 ) -> pd.DataFrame:
     """The predictions table; quietly and without a sweep of thresholds while `watching`.
 
     Each process predicts some of the images, and all of them get the whole table.
     """
-    mine = range(together.rank, len(data), together.count)
-    loader = DataLoader(
-        data, PREDICT_BATCH, sampler=mine, collate_fn=_as_is, **_loading(together.device)
-    )
+    mine = np.arange(together.rank, len(data), together.count)
+    batches = [mine[i : i + PREDICT_BATCH] for i in range(0, len(mine), PREDICT_BATCH)]
+    loader = DataLoader(data, batch_sampler=batches, collate_fn=tuple, **_loading(together.device))
     model.eval()
     parts: list[dict[str, np.ndarray]] = []
-    start = 0
     quiet = watching or not together.is_first
     bar = Progress(loader, f"predict {data.name} {data.split}", disable=quiet)
-    for images, labels in bar:
+    for indices, (images, labels) in zip(batches, bar, strict=True):
         images, labels = images.to(together.device), labels.to(together.device)
         with torch.inference_mode():
             with autocast(together.device, precision):
                 output = model(images)
             columns = describe(output, labels)
         part = {name: value.cpu().numpy() for name, value in columns.items()}
-        images_here = np.array(mine[start : start + len(labels)])
-        truth = BoxList.of([data.boxes_of(i) for i in images_here])
+        truth = BoxList.of([data.boxes_of(i) for i in indices])
         part = judge(part, truth, data.image_size, sweep=not watching)
-        parts.append({"image": images_here, **part})
-        start += len(labels)
+        parts.append({"image": indices, **part})
     parts = [part for some in together.of_each(parts) for part in some]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     in_order = np.argsort(columns["image"])
@@ -283,8 +253,7 @@ def _predict(
 def _own_settings(device: torch.device) -> Iterator[None]:
     """Random numbers and products as the recipe has them; for the caller as they were.
 
-    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may have asked for
-    products of fewer digits.
+    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may want fewer digits.
     """
     digits = torch.get_float32_matmul_precision()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -296,7 +265,7 @@ def _own_settings(device: torch.device) -> Iterator[None]:
 
 
 def _epoch_seed(seed: int, epoch: int, process: int) -> int:
-    """Of what a network draws in an epoch: a function of (seed, epoch), another a process."""
+    """Of what a network draws in an epoch: a function of (seed, epoch), another per process."""
     return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1)[0])
 
 
@@ -320,9 +289,7 @@ class EpochOrder(Sampler[int]):
     """
 
     def __init__(self, images: int, seed: int) -> None:
-        self.images = images
-        self.seed = seed
-        self.epoch = 0
+        self.images, self.seed, self.epoch = images, seed, 0
 
     def __len__(self) -> int:
         return self.images
@@ -351,15 +318,10 @@ class Mirrored(Dataset):
 
 
 def _loading(device: torch.device) -> dict[str, object]:
-    """How batches are fetched: beside a GPU by other processes, into memory it can copy from."""
+    """How whole batches are fetched: for a GPU by other processes, into memory it can copy from."""
     if device.type != "cuda":
         return {}
     return {"num_workers": min(8, processors()), "pin_memory": True}
-
-
-def _as_is(batch: object) -> object:
-    """`ImageSet.__getitems__` returns whole batches: there is nothing left to collate."""
-    return batch
 
 
 class RunningMeans:
@@ -371,8 +333,7 @@ class RunningMeans:
     """
 
     def __init__(self, where: str, checkpoint: Path) -> None:
-        self.where = where
-        self.checkpoint = checkpoint
+        self.where, self.checkpoint = where, checkpoint
         self.steps: list[Tensor] = []
         self.checked = 0
 
@@ -382,25 +343,23 @@ class RunningMeans:
         if len(self.steps) - self.checked >= (1 if self.steps[-1].device.type == "cpu" else 50):
             self._check_losses()
 
-    def result(self) -> dict[str, float]:
+    def result(self, model: nn.Module) -> dict[str, float]:
+        """The means, where losses and weights are finite: the last step is newer than its loss."""
         self._check_losses()
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise self._diverged(f"last step: {name} is not finite")
         return dict(zip(self.names, torch.stack(self.steps).mean(dim=0).tolist(), strict=True))
 
     @contextmanager
     def until_ctrl_c(self) -> Iterator[None]:
-        """Which raises `Interrupted` in here."""
+        """Ctrl-C in here raises `Interrupted`."""
         try:
             yield
         except KeyboardInterrupt as stop:
             raise Interrupted(
                 f"{self.where}: stopped; {self._kept()}, and the same call goes on from there"
             ) from stop
-
-    def check(self, model: nn.Module) -> None:
-        """Refuse weights that are not finite: the last loss is older than the last step."""
-        for name, value in model.state_dict().items():
-            if not value.isfinite().all():
-                raise self._diverged(f"{self.where}, last step: {name} is not finite")
 
     def _check_losses(self) -> None:
         unchecked = self.steps[self.checked :]
@@ -409,21 +368,19 @@ class RunningMeans:
             step = self.checked + finite.index(False)
             values = zip(self.names, self.steps[step].tolist(), strict=True)
             listed = ", ".join(f"{name} {value:.4g}" for name, value in values)
-            raise self._diverged(
-                f"{self.where}, step {step + 1}: the loss is not finite ({listed})"
-            )
+            raise self._diverged(f"step {step + 1}: the loss is not finite ({listed})")
         self.checked = len(self.steps)
 
     def _diverged(self, found: str) -> TrainingDivergedError:
-        return TrainingDivergedError(f"{found}; {self._kept()}; try a lower learning rate")
+        advice = "try a lower learning rate"
+        return TrainingDivergedError(f"{self.where}, {found}; {self._kept()}; {advice}")
 
     def _kept(self) -> str:
-        if self.checkpoint.exists():
-            return f"the last good state is kept in {self.checkpoint}"
-        return "the last good state is the untrained network"
+        kept = f"kept in {self.checkpoint}" if self.checkpoint.exists() else "the untrained network"
+        return f"the last good state is {kept}"
 
 
-def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def _make_optimizer(model: Localizer, config: TrainingConfig) -> torch.optim.Optimizer:
     moving = model.localization_parameters()
     slow = {id(parameter) for parameter in moving}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in slow]
@@ -442,7 +399,7 @@ def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
 
 
 def _save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict]
+    path: Path, model: Localizer, optimizer: torch.optim.Optimizer, history: list[dict]
 ) -> None:
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -453,7 +410,7 @@ def _save_checkpoint(
 
 
 def _load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, model: Localizer, optimizer: torch.optim.Optimizer
 ) -> list[dict[str, float]]:
     if not path.exists():
         return []

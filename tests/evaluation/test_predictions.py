@@ -14,7 +14,7 @@ from cstn_lib.evaluation.metrics import ground_truth
 from cstn_lib.evaluation.predictions import (
     TOP_K,
     array,
-    describe_votes,
+    describe,
     load_table,
     save_table,
     to_table,
@@ -53,7 +53,7 @@ LABELS = torch.tensor([0, 2, 1, 1])
 def make_table(name: str, transform: bool = True) -> tuple[LocalizerOutput, pd.DataFrame]:
     level_names, sizes = LEVELS[name]
     output = make_output(sizes, level_names, transform)
-    columns = describe_votes(output, LABELS)
+    columns = describe(output, LABELS)
     assert all(len(value) == BATCH for value in columns.values())
     assert columns.pop("boxes").shape == columns.pop("default_boxes").shape == output.boxes.shape
     return output, to_table({name: value.numpy() for name, value in columns.items()})
@@ -137,7 +137,7 @@ def test_bfloat16_scores_and_thetas_become_numbers_of_numpy():
     output = make_output([(2, 2)], ("5",))
     output.scores = [score.bfloat16() for score in output.scores]
     output.thetas = [theta.bfloat16() for theta in output.thetas]
-    columns = describe_votes(output, LABELS)
+    columns = describe(output, LABELS)
     assert all(value.numpy() is not None for value in columns.values())
 
 

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cstn_lib.evaluation.boxes import BoxList
+from cstn_lib.evaluation.predictions import describe, judge
 from cstn_lib.evaluation.score_maps import (
     CAM_THRESHOLD,
     CHUNK,
     THRESHOLDS,
     boxes_at,
     components,
-    describe_maps,
-    judge_maps,
     resized,
 )
 from cstn_lib.outputs import ScoreMapOutput, normalized
@@ -305,15 +304,15 @@ def test_columns():
     of_class = torch.zeros(3, 5, 4, 4)
     of_class[torch.arange(3), labels] = maps
     output = ScoreMapOutput(logits.bfloat16(), of_class.bfloat16())
-    described = describe_maps(output, labels)
+    described = describe(output, labels)
     columns = {name: value.numpy() for name, value in described.items()}
     probability = logits.bfloat16().float().softmax(1)
     assert columns["predicted"].tolist() == probability.argmax(1).tolist()
     assert np.allclose(columns["predicted_prob"], probability.amax(1))
     assert np.allclose(columns["true_prob"], probability[torch.arange(3), labels])
     truth = BoxList.of([np.array([[0.1, 0.1, 0.6, 0.7]])] * 3)
-    swept = judge_maps(columns, truth, (8, 8), sweep=True)
-    fixed = judge_maps(columns, truth, (8, 8), sweep=False)
+    swept = judge(columns, truth, (8, 8), sweep=True)
+    fixed = judge(columns, truth, (8, 8), sweep=False)
     assert "score_map" in columns and "score_map" not in swept, "the argument is left alone"
     assert swept["threshold_boxes"].shape == (3, 200)
     assert swept["threshold_any_iou"].shape == (3, 50)

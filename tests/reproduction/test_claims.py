@@ -211,6 +211,7 @@ CASES = [
     ("large-favoured", loc(cstn=LARGE), HOLDS),
     ("large-favoured", loc(cstn=((RANKS >= 0.2) & SMALL) | (RANKS >= 0.8)), HOLDS_IN_PART),
     ("large-favoured", loc(cstn=SMALL), HOLDS_NOT),
+    ("large-favoured", {}, HOLDS_NOT),
     ("wrong-level", {"cstn": {"loc": SMALL, "able": (0.0, 0.9)}}, HOLDS),
     ("wrong-level", {"cstn": {"loc": SMALL, "able": (0.0, 0.3)}}, HOLDS_NOT),
     ("wrong-level", {"cstn": {"loc": 1.0, "able": (0.0, 0.9)}}, HOLDS_NOT),
@@ -249,6 +250,7 @@ def test_an_open_sign_is_told():
     assert found.why.startswith("the sign is open; ")
     found = judged("ahead-of-cams", loc(cstn=0.9, has=0.9))
     assert found.why.startswith("open: CSTN less HaS; ")
+    assert judged("wrong-level", loc(cstn=1.0)).why.startswith("the sign is open; ")
 
 
 def test_explanations_count():

@@ -129,12 +129,14 @@ def test_one_thread_and_several_agree():
     gradient = generator.normal(size=(3, 40, 25, 16)).astype(np.float32)
     found = []
     for threads in (1, 2):
-        values, of_cells, of_theta = (np.zeros_like(a) for a in (gradient, cells, theta))
+        values, cells_gradient, theta_gradient = (
+            np.zeros_like(a) for a in (gradient, cells, theta)
+        )
         loops.sample(cells, theta, centres, taps, values, threads)
         both = gradient.copy()
-        loops.spread(cells, theta, centres, taps, both, of_cells, of_theta, threads)
+        loops.spread(cells, theta, centres, taps, both, cells_gradient, theta_gradient, threads)
         assert np.allclose(both, values, rtol=1e-5, atol=1e-5), "the way back draws them again"
-        found.append((values, of_cells, of_theta))
+        found.append((values, cells_gradient, theta_gradient))
     for one, two in zip(*found, strict=True):
         assert np.abs(one).max() > 0
         assert np.allclose(one, two, rtol=1e-5, atol=1e-5)

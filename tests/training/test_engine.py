@@ -27,7 +27,6 @@ from cstn_lib.config import LevelConfig, ModelConfig
 from cstn_lib.data import READERS, ImageSet
 from cstn_lib.data.photos import reading
 from cstn_lib.data.photos.reading import open_photos
-from cstn_lib.evaluation import predictions
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, resized
@@ -879,13 +878,13 @@ def test_seconds_are_those_of_training_alone(fit_in, monkeypatch):
 
 def test_watching_does_not_sweep_thresholds(fit_in, monkeypatch):
     sweeps = []
-    original = predictions.judge_maps
+    original = engine.judge
 
     def watched(*args: object, sweep: bool) -> dict[str, np.ndarray]:
         sweeps.append(sweep)
         return original(*args, sweep=sweep)
 
-    monkeypatch.setattr(predictions, "judge_maps", watched)
+    monkeypatch.setattr(engine, "judge", watched)
     fit_in(make_model(config=replace(SMALL, head="cam")), replace(TRAINING, epochs=2))
     assert sweeps == [False, False]
 

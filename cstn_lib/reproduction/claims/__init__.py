@@ -3,21 +3,15 @@
 A claim is one sentence, its place in the paper, the trainings that it needs, and a rule in words
 above the code that applies it. Rules were fixed before the published runs and ask intervals, never
 a bare difference: 95 % over the test images and, where there are several, the seeds
-(`cstn_lib.evaluation.metrics.mean_interval`; the first were bootstrapped, and too narrow for three
-seeds that disagree). Where an interval leaves a sign open, what claims that sign
-does not hold; the explanation tells that it is open.
+(`cstn_lib.evaluation.metrics.mean_interval`). Where an interval leaves a sign open, what claims
+that sign does not hold; the explanation says that it is open.
 
 Everything is computed from finished runs' predictions tables (`cstn_lib.evaluation.predictions`).
 The paper's numbers are in `cstn_lib.reproduction.paper`.
 """
 
-from __future__ import annotations
-
-# isort: off
-# each enters its claims in `CLAIMS`, in the order of the paper
-from cstn_lib.reproduction.claims import transform, regularization, levels, methods, scales  # noqa: F401
-
-# isort: on
+# both enter their claims in `CLAIMS`, in the order of the paper
+from cstn_lib.reproduction.claims import ablations, comparisons  # noqa: F401
 from cstn_lib.reproduction.claims.claim import (
     CLAIMS,
     DATASETS,

@@ -1,33 +1,20 @@
-"""What a claim of the paper is, what a rule finds of it, and the list of all: `CLAIMS`."""
+"""What a claim of the paper is, the list of all (`CLAIMS`), and what their rules share.
+
+Rates, differences and intervals are in percentage points throughout.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from cstn_lib.evaluation.metrics import Interval
+import numpy as np
+
+from cstn_lib.evaluation.metrics import Interval, mean_interval
+from cstn_lib.evaluation.predictions import array
+from cstn_lib.reproduction.comparison import hit_difference, hits_on_test
 from cstn_lib.reproduction.runs import Run
-
-__all__ = [
-    "BARELY",
-    "CLAIMS",
-    "CUB",
-    "DATASETS",
-    "HOLDS",
-    "HOLDS_IN_PART",
-    "HOLDS_NOT",
-    "IMAGENET",
-    "MATTERS",
-    "NOT_TESTED",
-    "VERDICTS",
-    "Claim",
-    "Finding",
-    "Measured",
-    "Rule",
-    "Runs",
-    "Verdict",
-    "claim",
-]
 
 HOLDS, HOLDS_IN_PART = "holds", "holds in part"
 HOLDS_NOT, NOT_TESTED = "does not hold", "not tested"
@@ -38,6 +25,9 @@ MATTERS = 5.0
 
 BARELY = 2.0
 """Points within which two shares of the images are nearly the same."""
+
+DATASETS = CUB, IMAGENET = ("birds-cub", "birds-ilsvrc")
+"""The data sets that take the places of the paper's two."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +47,7 @@ class Measured:
     within: float | None = None
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What a rule finds: the numbers, one of `VERDICTS`, and a measured explanation in a line."""
 
     measured: tuple[Measured, ...]
@@ -78,8 +67,8 @@ class Claim:
         text: in one sentence.
         place: where it stands in the paper.
         rule: when it holds, and where there is such a thing, when in part; otherwise it does not.
-        datasets: of `DATASETS`; each is judged by itself.
         experiments: names of `cstn_lib.reproduction.experiments.EXPERIMENTS`, each with every seed.
+        datasets: of `DATASETS`; each is judged by itself.
         decide: applies the rule to the runs of one data set by experiment, and to the name of the
             paper's data set whose place that takes.
     """
@@ -87,53 +76,109 @@ class Claim:
     text: str
     place: str
     rule: str
-    datasets: tuple[str, ...]
     experiments: tuple[str, ...]
+    datasets: tuple[str, ...]
     decide: Rule
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim as judged on one data set; without numbers where runs are missing."""
+    """A claim as judged on one data set, with its `Finding`; no numbers where runs are missing."""
 
     id: str
     claim: Claim
     dataset: str
-    finding: Finding
+    measured: tuple[Measured, ...]
+    verdict: str
+    why: str
 
-    @property
-    def verdict(self) -> str:
-        """One of `VERDICTS`."""
-        return self.finding.verdict
-
-    @property
-    def why(self) -> str:
-        return self.finding.why
-
-    @property
-    def measured(self) -> tuple[Measured, ...]:
-        return self.finding.measured
-
-
-DATASETS = CUB, IMAGENET = ("birds-cub", "birds-ilsvrc")
-"""The data sets that take the places of the paper's two."""
 
 CLAIMS: dict[str, Claim] = {}
 """By a short name, in the order of the paper."""
 
 
 def claim(
-    name: str,
     text: str,
     place: str,
     rule: str,
-    datasets: tuple[str, ...],
     experiments: tuple[str, ...],
+    datasets: tuple[str, ...] = (CUB,),
 ) -> Callable[[Rule], Rule]:
-    """Enter the function below under `CLAIMS`."""
+    """Enter the function below in `CLAIMS`, under its name with ``-`` for ``_``."""
 
     def enter(decide: Rule) -> Rule:
-        CLAIMS[name] = Claim(text, place, rule, datasets, experiments, decide)
+        name = decide.__name__.replace("_", "-")
+        CLAIMS[name] = Claim(text, place, rule, experiments, datasets, decide)
         return decide
 
     return enter
+
+
+def above_zero(*measured: Measured, why: str) -> Finding:
+    """All intervals above zero: holds; some: in part; none: not.
+
+    The explanation begins with the signs that the intervals leave open.
+    """
+    above = [m.here.low > 0 for m in measured]
+    verdict = HOLDS if all(above) else HOLDS_IN_PART if any(above) else HOLDS_NOT
+    return Finding(measured, verdict, left_open(measured) + why)
+
+
+def within(*measured: Measured, why: str) -> Finding:
+    """All intervals within the tolerance: holds; all means, or some intervals: in part."""
+    inside = [-m.within < m.here.low and m.here.high < m.within for m in measured]
+    near = [abs(m.here.mean) < m.within for m in measured]
+    in_part = all(near) or any(inside)
+    verdict = HOLDS if all(inside) else HOLDS_IN_PART if in_part else HOLDS_NOT
+    return Finding(measured, verdict, why)
+
+
+def left_open(measured: Sequence[Measured]) -> str:
+    """What the intervals leave open, to be put before an explanation."""
+    some = [m.what for m in measured if m.here.low <= 0 <= m.here.high]
+    if not some:
+        return ""
+    return "the sign is open; " if len(measured) == 1 else f"open: {', '.join(some)}; "
+
+
+def points(interval: Interval) -> Interval:
+    return Interval(*(100 * end for end in interval))
+
+
+def below(interval: Interval, ceiling: float) -> Interval:
+    """How far it lies below a number."""
+    return Interval(*(ceiling - end for end in (interval.mean, interval.high, interval.low)))
+
+
+def mean_points(values: np.ndarray, most: float = 1.0) -> Interval:
+    """`mean_interval` in points."""
+    return points(mean_interval(values, most))
+
+
+def gap(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> Interval:
+    """Ours less theirs, image by image."""
+    return mean_points(hit_difference(ours, theirs, metric))
+
+
+def less(ours: float | None, theirs: float | None) -> float | None:
+    """The difference of two printed numbers; None where one is missing."""
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def share(right: np.ndarray) -> float:
+    """Percent."""
+    return 100 * float(np.mean(right))
+
+
+def rate(runs: Sequence[Run], metric: str) -> float:
+    """Percent of images, over the seeds."""
+    return float(np.mean([share(hits_on_test(run)[metric]) for run in runs]))
+
+
+def levels_won(runs: Sequence[Run]) -> np.ndarray:
+    """(seeds, n) the level of each image's winning location under the true class."""
+    return np.stack([array(run.predictions(), "true_level")[:, 0] for run in runs])
+
+
+def interval_text(interval: Interval) -> str:
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*interval)

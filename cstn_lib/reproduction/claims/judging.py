@@ -14,14 +14,12 @@ from cstn_lib.reproduction.claims.claim import (
     Finding,
     Measured,
     Verdict,
+    interval_text,
 )
-from cstn_lib.reproduction.claims.measures import interval_text
 from cstn_lib.reproduction.experiments import Experiment, seeded_experiments
 from cstn_lib.reproduction.paper import STANDS_FOR
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.errors import InputError, unknown_name
-
-__all__ = ["claim_experiments", "claims_table", "judge", "measured_table"]
 
 
 def claim_experiments(
@@ -83,32 +81,31 @@ def judge(
                 for experiment in needed:
                     runs.setdefault(experiment.name, []).append(opened[experiment])
                 finding = CLAIMS[name].decide(runs, STANDS_FOR.get(data, ""))
-            verdicts.append(Verdict(name, CLAIMS[name], data, finding))
+            verdicts.append(Verdict(name, CLAIMS[name], data, *finding))
     return verdicts
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a claim and data set, as text; numbers in percentage points with 95 % intervals."""
-    columns = ["claim", "data set", "place", "rule", "paper", "here", "verdict", "why"]
+    """One row per claim and data set, as text; numbers in percentage points with 95 % intervals."""
     rows = [
-        (
-            verdict.claim.text,
-            verdict.dataset,
-            verdict.claim.place,
-            verdict.claim.rule,
-            _listed(verdict, lambda m: "" if m.paper is None else f"{m.paper:+.1f}"),
-            _listed(verdict, lambda m: interval_text(m.here)),
-            verdict.verdict,
-            verdict.why,
-        )
+        {
+            "id": verdict.id,
+            "claim": verdict.claim.text,
+            "data set": verdict.dataset,
+            "place": verdict.claim.place,
+            "rule": verdict.claim.rule,
+            "paper": _listed(verdict, lambda m: "" if m.paper is None else f"{m.paper:+.1f}"),
+            "here": _listed(verdict, lambda m: interval_text(m.here)),
+            "verdict": verdict.verdict,
+            "why": verdict.why,
+        }
         for verdict in verdicts
     ]
-    index = pd.Index([verdict.id for verdict in verdicts], name="id")
-    return pd.DataFrame(rows, index=index, columns=columns)
+    return pd.DataFrame(rows).set_index("id")
 
 
 def measured_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a number behind the verdicts: the fields of `Measured`, in points."""
+    """One row per number behind the verdicts: the fields of `Measured`, in points."""
     rows = {
         (verdict.claim.text, verdict.dataset, m.what): (
             *(round(end, 2) for end in m.here),
