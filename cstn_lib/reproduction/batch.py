@@ -68,7 +68,11 @@ def reproduce(
         InputError: a name is unknown, or a training or a notebook met an error.
     """
     names = chosen_notebooks(only)
-    _prepare_papermill()
+    # training and report work where papermill is not installed
+    if importlib.util.find_spec("papermill") is None:
+        raise InputError("papermill: not installed; expected, to run notebooks")
+    # kernels of the environment come before those of the user's home folder
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     store = store_of(parameters)
     at_once = jobs or (processors() if resolve_device(store.device) == "cpu" else 1)
     opened: dict[Experiment, Run] = {}
@@ -155,23 +159,11 @@ def chosen_notebooks(only: Sequence[str]) -> list[str]:
     Raises:
         InputError: a name is unknown.
     """
-    return sorted({_notebook_of(name) for name in only} or NOTEBOOKS)
-
-
-def _notebook_of(name: str) -> str:
-    if name in RESULTS:
-        return RESULTS[name].notebook
-    if name in NOTEBOOKS:
-        return name
-    raise unknown_name("table, figure or notebook", name, (*RESULTS, *NOTEBOOKS))
-
-
-def _prepare_papermill() -> None:
-    # training and report work where papermill is not installed
-    if importlib.util.find_spec("papermill") is None:
-        raise InputError("papermill: not installed; expected, to run notebooks")
-    # kernels of the environment come before those of the user's home folder
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    for name in only:
+        if name not in (*RESULTS, *NOTEBOOKS):
+            raise unknown_name("table, figure or notebook", name, (*RESULTS, *NOTEBOOKS))
+    chosen = {RESULTS[name].notebook if name in RESULTS else name for name in only}
+    return sorted(chosen or NOTEBOOKS)
 
 
 def store_of(parameters: dict[str, object]) -> RunStore:
@@ -197,14 +189,10 @@ def _training_job(run: Run, profile: str) -> Job:
     return Job(
         title=run.title,
         command=[sys.executable, "-m", "cstn_lib", "train", experiment.name, *options],
-        log=_logs(store.folder) / experiment.data.name / f"{run.folder.name}.log",
+        log=run.folder.parents[1] / "logs" / experiment.data.name / f"{run.folder.name}.log",
         seconds=START_SECONDS + 1.3e-3 * work,
-        explain=_mistake,
+        explain=lambda log: last_line(log).removeprefix("cstn: "),
     )
-
-
-def _mistake(log: Path) -> str:
-    return last_line(log).removeprefix("cstn: ")
 
 
 def _notebook_job(
@@ -219,25 +207,21 @@ def _notebook_job(
         raise InputError(f"{source}: no such notebook; run this in a checkout of the repository")
     output = _executed(name, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    options = ["--kernel", "python3", "--no-progress-bar", "--parameters_yaml"]
+    log = output.parents[2] / "logs" / str(parameters["profile"]) / f"{name}.log"
+    # papermill formats its paths
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (source, output)]
+    # YAML does not put together again what JSON writes as two halves, such as emoji
+    given = json.dumps(parameters, ensure_ascii=False)
+    options = ["--kernel", "python3", "--no-progress-bar", "--parameters_yaml", given]
     return Job(
         title=source.name,
-        command=[
-            *(sys.executable, "-m", "papermill", _as_template(source), _as_template(output)),
-            # YAML does not put together again what JSON writes as two halves, such as emoji
-            *(*options, json.dumps(parameters, ensure_ascii=False)),
-        ],
-        log=_logs(parameters.get("runs_dir")) / str(parameters["profile"]) / f"{name}.log",
+        command=[sys.executable, "-m", "papermill", *paths, *options],
+        log=log,
         seconds=START_SECONDS + 20,
         explain=partial(_error_of, output),
         needs=needs,
         then=partial(show, next(r for r, result in RESULTS.items() if result.notebook == name)),
     )
-
-
-def _as_template(path: Path) -> str:
-    """A path that papermill's formatting leaves as it is."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _error_of(notebook: Path, log: Path) -> str:
@@ -261,7 +245,3 @@ def _error_of(notebook: Path, log: Path) -> str:
 def _executed(name: str, parameters: dict[str, object]) -> Path:
     runs = project_folder("runs", parameters.get("runs_dir"))
     return runs / "notebooks" / str(parameters["profile"]) / f"{name}.ipynb"
-
-
-def _logs(runs_dir: object) -> Path:
-    return project_folder("runs", runs_dir) / "logs"

@@ -89,22 +89,17 @@ class Plan:
 
     def _table(self) -> str:
         """Seeds share a row."""
-        rows = []
-        for (name, data), seeds in self.trainings.groupby(["experiment", "data set"], sort=False):
-            first = seeds.iloc[0]
-            rows.append(
-                {
-                    "experiment": name,
-                    "data set": data,
-                    "seeds": " ".join(map(str, seeds["seed"])),
-                    "state": _joined(seeds["state"]),
-                    "images": f"{first['images']:,}",
-                    "epochs": first["epochs"],
-                    "steps": f"{first['steps']:,}",
-                    "disk": _gb(first["weights"]),
-                }
-            )
-        return pd.DataFrame(rows).to_string(index=False)
+        groups = self.trainings.groupby(["experiment", "data set"], sort=False)
+        table = groups.agg(
+            seeds=("seed", lambda seeds: " ".join(map(str, seeds))),
+            state=("state", _joined),
+            images=("images", "first"),
+            epochs=("epochs", "first"),
+            steps=("steps", "first"),
+            disk=("weights", "first"),
+        )
+        formats = {"images": "{:,}".format, "steps": "{:,}".format, "disk": _gb}
+        return table.reset_index().to_string(index=False, formatters=formats)
 
 
 def make_plan(only: Sequence[str], parameters: dict[str, object]) -> Plan:
@@ -124,8 +119,12 @@ def make_plan(only: Sequence[str], parameters: dict[str, object]) -> Plan:
     for (data, _), found in splits.items():
         images[data.name] = images.get(data.name, 0) + found.missing_bytes
     rows = [_row(e, splits[e.data, e.training_split], store) for e in needed]
-    backbones = [e.model.backbone for e in needed if e.model.weights == "imagenet"]
-    starting = {name: _downloaded(name) for name in backbones}
+    # where torchvision keeps what `cstn_lib.backbones` starts from
+    kept = Path(torch.hub.get_dir()) / "checkpoints"
+    starting = {}
+    for name in dict.fromkeys(e.model.backbone for e in needed if e.model.weights == "imagenet"):
+        published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+        starting[name] = kept / Path(published.url).name
     return Plan(str(parameters["profile"]), notebooks, pd.DataFrame(rows), images, starting)
 
 
@@ -150,18 +149,10 @@ def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[s
     }
 
 
-def _downloaded(backbone: str) -> Path:
-    """Where torchvision keeps the ImageNet weights that `cstn_lib.backbones` starts from."""
-    published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
-
-
 def _joined(states: pd.Series) -> str:
     """``to do``, or ``2 finished, 1 to do`` where seeds differ."""
     counts = states.value_counts(sort=False)
-    if len(counts) == 1:
-        return str(counts.index[0])
-    return ", ".join(f"{count} {state}" for state, count in counts.items())
+    return ", ".join(f"{n} {state}" if len(counts) > 1 else state for state, n in counts.items())
 
 
 def _gb(size: float) -> str:
