@@ -9,7 +9,7 @@ from cstn_lib.config import ModelConfig
 from cstn_lib.pyramid import CSTNLocalizer, PlainLocalizer
 from cstn_lib.support.errors import InputError, unknown_name
 
-__all__ = ["build_model"]
+__all__ = ["HEADS", "build_model"]
 
 HEADS = {
     "cstn": CSTNLocalizer,
@@ -22,6 +22,7 @@ HEADS = {
     "spg": SPG,
     "adl": ADL,
 }
+"""Every method, by the name that `cstn_lib.config.ModelConfig.head` takes."""
 
 
 def build_model(config: ModelConfig) -> nn.Module:

@@ -21,7 +21,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,18 +113,19 @@ def run_benchmarks(
     """
     systems = system_cases(device) if systems is None else systems
     with Progress(total=len(layers) + len(systems), desc="bench") as bar:
-        layer, system = [], []
-        for case in layers:
-            layer.append(measure_layer(case, device, seconds))
-            bar.update()
-        for case in systems:
-            system.append(measure_system(case, device, seconds))
-            bar.update()
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+        def measured(measure: Callable, cases: Sequence) -> list[dict]:
+            rows = []
+            for case in cases:
+                rows.append(measure(case, device, seconds))
+                bar.update()
+            return rows
+
+        layer, system = measured(measure_layer, layers), measured(measure_system, systems)
     return {
         "layer": layer,
         "system": system,
-        "device": name,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -138,9 +139,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
         share of ours that is matrix products;
         the system: images per second with CSTN as a share of those with plain convolutions.
     """
-    layer = pd.DataFrame(result["layer"])
-    shape = "C=" + layer["channels"].astype(str) + " " + layer["size"].astype(str) + "x"
-    shape += layer["size"].astype(str) + " K=" + layer["kernel"].astype(str)
+    layer, system = pd.DataFrame(result["layer"]), pd.DataFrame(result["system"])
+    shapes = [f"C={c.channels} {c.size}x{c.size} K={c.kernel}" for c in layer.itertuples()]
     ratios = pd.DataFrame(
         {
             "CSTN / conv": layer["convstn_s"] / layer["conv_s"],
@@ -152,8 +152,7 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
             "CSTN [ms]": 1000 * layer["convstn_s"],
             "CSTN peak [MB]": layer["convstn_peak_mb"],
         }
-    ).set_index(shape.rename("layer"))
-    system = pd.DataFrame(result["system"])
+    )
     shares = pd.DataFrame(
         {
             "train CSTN / plain": system["train_cstn_ips"] / system["train_plain_ips"],
@@ -162,7 +161,9 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
             "train CSTN [images/s]": system["train_cstn_ips"],
             "infer CSTN [images/s]": system["infer_cstn_ips"],
         }
-    ).set_index((system["model"] + " " + system["precision"]).rename("system"))
+    )
+    names = system["model"] + " " + system["precision"]
+    ratios.index, shares.index = pd.Index(shapes, name="layer"), pd.Index(names, name="system")
     return ratios.round(2), shares.round(2)
 
 
@@ -197,15 +198,11 @@ def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, flo
     steps = {way: step(way) for way in ways} | {"products": three_products(case, device)}
     both = median_seconds(steps, device, seconds)
     with torch.no_grad():
-        forward = median_seconds(
-            {way: ways[way] for way in ("conv", "convstn")}, device, seconds / 4
-        )
+        two = {way: ways[way] for way in ("conv", "convstn")}
+        forward = median_seconds(two, device, seconds / 4)
     peaks = {way: peak_megabytes(step(way), device) for way in ("convstn", "copies")}
     return {
-        "channels": case.channels,
-        "size": case.size,
-        "kernel": case.kernel,
-        "batch": case.batch,
+        **asdict(case),
         **{f"{way}_s": value for way, value in both.items()},
         **{f"{way}_forward_s": value for way, value in forward.items()},
         **{f"{way}_peak_mb": value for way, value in peaks.items()},
@@ -219,13 +216,13 @@ def three_products(case: LayerCase, device: str) -> Callable[[], None]:
     samples = torch.randn(rows, columns, device=device)
     kernel = torch.randn(case.channels, columns, device=device)
     gradient = torch.randn(rows, case.channels, device=device)
-    output, of_samples = torch.empty_like(gradient), torch.empty_like(samples)
-    of_kernel = torch.empty_like(kernel)
+    output, samples_gradient = torch.empty_like(gradient), torch.empty_like(samples)
+    kernel_gradient = torch.empty_like(kernel)
 
     def run() -> None:
         torch.mm(samples, kernel.T, out=output)
-        torch.mm(gradient, kernel, out=of_samples)
-        torch.mm(gradient.T, samples, out=of_kernel)
+        torch.mm(gradient, kernel, out=samples_gradient)
+        torch.mm(gradient.T, samples, out=kernel_gradient)
 
     return run
 
@@ -264,13 +261,13 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, case.model.num_classes, (case.batch,), device=device)
     training = TrainingConfig(lambda_theta=1e-4, alpha_scale=0.5)
-    train: dict[str, Callable[[], None]] = {}
-    infer: dict[str, Callable[[], None]] = {}
     networks: dict[str, Callable[[], nn.Module]] = {
         "plain": lambda: build_model(replace(case.model, head="plain")),
         "cstn": lambda: build_model(replace(case.model, head="cstn")),
         "theta": lambda: _Unmoved(case.model),
     }
+    train: dict[str, Callable[[], None]] = {}
+    infer: dict[str, Callable[[], None]] = {}
     for name, build in networks.items():
         torch.manual_seed(0)
         model = build().to(device=device, memory_format=torch.channels_last)
@@ -284,14 +281,13 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
             model.losses(output, labels, training)["loss"].backward()
             optimizer.step()
 
-        def look(model=model) -> None:  # type: ignore[no-untyped-def]
+        def forward(model=model) -> None:  # type: ignore[no-untyped-def]
             model.eval()
             with torch.inference_mode(), autocast(images.device, case.precision):
                 model(images)
 
-        train[name] = step
-        if name != "theta":
-            infer[name] = look
+        train[name], infer[name] = step, forward
+    del infer["theta"]
     trained = median_seconds(train, device, seconds)
     inferred = median_seconds(infer, device, seconds)
     return {
@@ -307,7 +303,7 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
 class _Unmoved(CSTNLocalizer):
     """CSTN whose thetas are read and penalised, beside ordinary convolutions."""
 
-    def look(
+    def apply_layer(
         self, layer: ConvSTN2d, features: Tensor, window: Window, transform: bool
     ) -> tuple[Tensor, Tensor, None]:
         return layer.plain(features)[0], layer.localization(features), None
@@ -317,16 +313,21 @@ def median_seconds(
     contestants: dict[str, Callable[[], object]], device: str, seconds: float
 ) -> dict[str, float]:
     """Median time of each contestant over rounds in which each runs once."""
+
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():  # warm: caches, compiled code, chosen algorithms
         run()
     started = time.perf_counter()
-    while len(times[next(iter(times))]) < 3 or time.perf_counter() - started < seconds:
+    while min(map(len, times.values())) < 3 or time.perf_counter() - started < seconds:
         for name, run in contestants.items():
-            _synchronize(device)
+            synchronize()
             begun = time.perf_counter()
             run()
-            _synchronize(device)
+            synchronize()
             times[name].append(time.perf_counter() - begun)
     return {name: float(np.median(values)) for name, values in times.items()}
 
@@ -358,8 +359,3 @@ def peak_megabytes(run: Callable[[], object], device: str) -> float:
     # the profiler goes on counting from where its last record ended
     before = memory[0]["Total Allocated"] - memory[0]["Bytes"]
     return (max(e["Total Allocated"] for e in memory) - before) / 1e6
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
