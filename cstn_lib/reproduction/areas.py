@@ -25,12 +25,11 @@ from cstn_lib.evaluation.metrics import (
     Interval,
     area_histogram,
     ground_truth,
-    hits,
     image_interval,
     mean_interval,
 )
 from cstn_lib.evaluation.predictions import array
-from cstn_lib.reproduction.comparison import object_areas
+from cstn_lib.reproduction.comparison import object_areas, stacked_hits
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import user_path
@@ -78,17 +77,6 @@ def areas_of(runs: Sequence[Run]) -> np.ndarray:
     return every[0]
 
 
-def stacked_hits(runs: Sequence[Run], metric: str, *, transform: bool = True) -> np.ndarray:
-    """(seeds, n) 0 or 1: which test images are right, see `cstn_lib.evaluation.metrics.hits`.
-
-    Args:
-        metric: a column of it.
-        transform: False judges the default boxes.
-    """
-    every = [hits(run.predictions(), transform=transform)[metric] for run in runs]
-    return np.stack(every).astype(int)
-
-
 def counts_by_area(runs: Sequence[Run], bins: int = 10) -> AreaHistogram:
     """One panel of Figure 6 or 8: images, and images localized `WITH` and `WITHOUT` transform.
 
@@ -105,19 +93,14 @@ def counts_by_area(runs: Sequence[Run], bins: int = 10) -> AreaHistogram:
 
 
 def counts_table(panels: Mapping[str, AreaHistogram]) -> pd.DataFrame:
-    """What panels plot, one row a panel and bin: ``area from``, ``area to``, and the counts."""
-    parts = []
+    """What panels plot, one row per panel and bin: ``area from``, ``area to``, and the counts."""
+    parts = {}
     for name, histogram in panels.items():
-        columns = {
-            "panel": name,
-            "bin": np.arange(1, len(histogram.images) + 1),
-            "area from": histogram.edges[:-1],
-            "area to": histogram.edges[1:],
-            "images": histogram.images,
-        }
+        edges = {"area from": histogram.edges[:-1], "area to": histogram.edges[1:]}
         counts = {key: np.round(value, 2) for key, value in histogram.localized.items()}
-        parts.append(pd.DataFrame(columns | counts))
-    return pd.concat(parts).set_index(["panel", "bin"])
+        parts[name] = pd.DataFrame(edges | {"images": histogram.images} | counts)
+        parts[name].index += 1
+    return pd.concat(parts, names=["panel", "bin"])
 
 
 def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
