@@ -95,17 +95,9 @@ def reproduce(
 
 
 def asked_for(notebooks: Sequence[str], parameters: dict[str, object]) -> list[Experiment]:
-    """`needed_experiments` of notebooks with these parameters.
-
-    Args, raises: see `reproduce`; `notebooks` as of `chosen_notebooks`.
-    """
-    return needed_experiments(
-        notebooks,
-        str(parameters["profile"]),
-        dataset=str(parameters.get("dataset", "")),
-        seeds=parameters.get("seeds", 0),
-        data_root=parameters.get("data_root"),
-    )
+    """`needed_experiments` of notebooks with these parameters of theirs."""
+    names = ("profile", "dataset", "seeds", "data_root")
+    return needed_experiments(notebooks, **{n: parameters[n] for n in names if n in parameters})
 
 
 def needed_experiments(
