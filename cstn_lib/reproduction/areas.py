@@ -1,13 +1,10 @@
 """Which objects are found, by their area: what Figures 6 and 8 of the paper plot.
 
-The paper divides the range of the ground-truth areas into ten bins of equal width and counts, bin
-by bin, the images, those that the transformed box localizes (Top-1 Loc), and those that the default
-box of the same location localizes (section IV-B, Fig. 6 and 8).
-
-An image is counted once, by its largest object (`cstn_lib.reproduction.comparison.object_areas`),
-although a box on any of its objects localizes it. Areas are fractions of the image. Counts of
-several seeds are averaged. All of it is computed from predictions tables; the green bars of the
-real data sets need only their published annotations (`published_boxes`).
+Ten bins of equal width divide the range of the ground-truth areas. Bin by bin the paper counts the
+images, those that the transformed box localizes (Top-1 Loc), and those that the default box of the
+same location localizes (section IV-B). An image is counted once, by its largest object
+(`cstn_lib.reproduction.comparison.object_areas`), although a box on any of its objects localizes
+it. Areas are fractions of the image. Counts of several seeds are averaged.
 """
 
 from __future__ import annotations
@@ -18,16 +15,8 @@ import numpy as np
 import pandas as pd
 
 from cstn_lib.data.photos.wsol_metadata import read_wsol_metadata
+from cstn_lib.evaluation import metrics
 from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area
-from cstn_lib.evaluation.metrics import (
-    IOU_THRESHOLD,
-    AreaHistogram,
-    Interval,
-    area_histogram,
-    ground_truth,
-    image_interval,
-    mean_interval,
-)
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction.comparison import object_areas, stacked_hits
 from cstn_lib.reproduction.runs import Run
@@ -71,28 +60,28 @@ def areas_of(runs: Sequence[Run]) -> np.ndarray:
     Raises:
         InputError: the runs have different test images.
     """
-    every = [object_areas(ground_truth(run.predictions())) for run in runs]
+    every = [object_areas(metrics.ground_truth(run.predictions())) for run in runs]
     if any(not np.array_equal(areas, every[0]) for areas in every):
         raise InputError("runs with different test images: expected seeds of one data set")
     return every[0]
 
 
-def counts_by_area(runs: Sequence[Run], bins: int = 10) -> AreaHistogram:
+def counts_by_area(runs: Sequence[Run], bins: int = 10) -> metrics.AreaHistogram:
     """One panel of Figure 6 or 8: images, and images localized `WITH` and `WITHOUT` transform.
 
     Args:
         runs: seeds of one experiment; the localized images are their mean.
     """
     areas = areas_of(runs)
-    edges = area_histogram(areas, {}, bins).edges
+    edges = metrics.area_histogram(areas, {}, bins).edges
     localized = {}
     for name, transform in ((WITHOUT, False), (WITH, True)):
         share = stacked_hits(runs, "top1_loc", transform=transform).mean(axis=0)
         localized[name] = np.histogram(areas, edges, weights=share)[0]
-    return AreaHistogram(edges, np.histogram(areas, edges)[0], localized)
+    return metrics.AreaHistogram(edges, np.histogram(areas, edges)[0], localized)
 
 
-def counts_table(panels: Mapping[str, AreaHistogram]) -> pd.DataFrame:
+def counts_table(panels: Mapping[str, metrics.AreaHistogram]) -> pd.DataFrame:
     """What panels plot, one row per panel and bin: ``area from``, ``area to``, and the counts."""
     parts = {}
     for name, histogram in panels.items():
@@ -123,13 +112,13 @@ def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd
         if not some.size:
             continue
         images = some.shape[1]
-        interval = image_interval(np.arange(images) < round(some.sum() / len(some)))
+        interval = metrics.image_interval(np.arange(images) < round(some.sum() / len(some)))
         middle = (edges[at] + edges[at + 1]) / 2
         rows.append((middle, images, some.mean(), interval.low, interval.high))
     return pd.DataFrame(rows, columns=["area", "images", "rate", "low", "high"])
 
 
-def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str, Interval]:
+def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str, metrics.Interval]:
     """A mean over the images with the smaller objects, over those with the larger, and their gap.
 
     The median area divides the images, or with more `groups` of equally many images, the first of
@@ -147,7 +136,7 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
         "smaller": order[: max(1, count // groups)],
         "larger": order[min(count - 1, count * (groups - 1) // groups) :],
     }
-    found = {name: mean_interval(values[:, some]) for name, some in ends.items()}
+    found = {name: metrics.mean_interval(values[:, some]) for name, some in ends.items()}
     # weights that make a mean over both groups' images the difference of the groups' means
     sign = np.zeros(count)
     both = sum(len(some) for some in ends.values())
@@ -156,12 +145,13 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
     # what both share drops out; left in, it would count twice in a sample of unequal groups
     shared = (found["smaller"].mean + found["larger"].mean) / 2
     gaps = ((values - shared) * sign)[:, np.union1d(*ends.values())]
-    return found | {"larger less smaller": mean_interval(gaps, most=2 * np.abs(values).max())}
+    gap = metrics.mean_interval(gaps, most=2 * np.abs(values).max())
+    return found | {"larger less smaller": gap}
 
 
 def level_hits(table: pd.DataFrame) -> np.ndarray:
     """(n, S) whether each level's own best box under the true class is right."""
-    return best_iou(array(table, "level_box"), ground_truth(table)) >= IOU_THRESHOLD
+    return best_iou(array(table, "level_box"), metrics.ground_truth(table)) >= metrics.IOU_THRESHOLD
 
 
 def selection(runs: Sequence[Run]) -> dict[str, float]:

@@ -15,30 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cstn_lib.evaluation.metrics import (
-    IOU_THRESHOLD,
-    MAX_BOX_ACC_IOUS,
-    best_centred_square,
-    best_iou,
-    centred_square,
-    choose_threshold,
-    evaluate,
-    ground_truth,
-    max_box_acc_v2,
-    seed_reach,
-)
+from cstn_lib.evaluation import metrics
 from cstn_lib.losses import authors_weight
+from cstn_lib.reproduction import paper
 from cstn_lib.reproduction.comparison import hits_on_test
 from cstn_lib.reproduction.experiments import LAMBDA_STUDY
-from cstn_lib.reproduction.paper import (
-    STANDS_FOR,
-    TABLE_1,
-    TABLE_2,
-    TABLE_3,
-    TABLE_4,
-    TABLE_5,
-    TABLE_COLUMNS,
-)
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
@@ -109,8 +90,7 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
     rows = {}
     for dataset in dict.fromkeys(run.experiment.data.name for run in runs):
         same = [run for run in runs if run.experiment.data.name == dataset]
-        moved = _columns([evaluate(run.predictions()) for run in same])
-        fixed = _columns([evaluate(run.predictions(), transform=False) for run in same])
+        moved, fixed = _judged(same), _judged(same, transform=False)
         values = {
             "Top-1 Loc without transform": fixed["Top-1 Loc"],
             "Top-1 Loc with transform": moved["Top-1 Loc"],
@@ -119,12 +99,12 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
             "Top-5 box Loc": moved["Top-5 box Loc"],
             "Top-1 Class": moved["Top-1 Class"],
         }
-        published = TABLE_1.get(STANDS_FOR.get(dataset, ""), {})
+        published = paper.TABLE_1.get(paper.STANDS_FOR.get(dataset, ""), {})
         rows[dataset] = {
             "seeds": len(same),
             **_cells(values, len(same) > 1),
             "centred square": round(100 * centred_square_loc(same[0]), 2),
-            "paper: data set": STANDS_FOR.get(dataset, ""),
+            "paper: data set": paper.STANDS_FOR.get(dataset, ""),
         }
         for name in ("without transform", "with transform"):
             rows[dataset][f"paper: Top-1 Loc {name}"] = published.get(name)
@@ -143,13 +123,12 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
         InputError: one of them is missing, or there are several data sets.
     """
     groups = required_runs(runs, ("plain", "cstn"))
-    published = TABLE_2 if _is_cub(runs) else {}
+    columns = ("Top-1 Class", "Top-1 Loc")
     rows = {
-        name: _measured(group, ("Top-1 Class", "Top-1 Loc", "GT-Known Loc"), _several(groups))
-        | _published(published.get(name, {}), ("Top-1 Class", "Top-1 Loc"))
-        for name, group in zip(TABLE_2, groups.values(), strict=True)
+        name: _measured(group, (*columns, "GT-Known Loc"), _several(groups))
+        for name, group in zip(paper.TABLE_2, groups.values(), strict=True)
     }
-    return _table(rows, "type", runs)
+    return _table(rows, "type", runs, paper.TABLE_2 if _is_cub(runs) else {}, columns)
 
 
 def table_3(runs: Sequence[Run]) -> pd.DataFrame:
@@ -170,17 +149,17 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     names = ("cstn", *LAMBDA_STUDY)
     left_out = [name for name in LAMBDA_STUDY if name not in runs_of(runs)][:1]
     groups = required_runs(runs, [name for name in names if name not in left_out])
-    rows = {}
+    several = _several(groups)
+    rows, published = {}, {}
     for group in groups.values():
         weight = group[0].experiment.training.lambda_theta
+        rows[weight] = _measured(group, ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"), several)
         printed = _printed_lambda(weight) if _is_cub(runs) else None
-        rows[weight] = {
-            **_measured(group, ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"), _several(groups)),
-            "paper: lambda as printed": np.nan if printed is None else printed,
-            "paper: lambda per example": np.nan if printed is None else authors_weight(printed),
-            **_published(TABLE_3.get(printed, {}), ("Top-1 Loc", "Top-1 Class")),
-        }
-    return _table(dict(sorted(rows.items())), "lambda", runs)
+        if printed is not None:
+            steps = {"lambda as printed": printed, "lambda per example": authors_weight(printed)}
+            published[weight] = steps | paper.TABLE_3[printed]
+    columns = ("lambda as printed", "lambda per example", "Top-1 Loc", "Top-1 Class")
+    return _table(dict(sorted(rows.items())), "lambda", runs, published, columns)
 
 
 def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -199,16 +178,15 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     """
     groups = required_runs(runs, tuple(METHODS.values()))
     measured = {name: _compared(groups[experiment]) for name, experiment in METHODS.items()}
-    top5 = _columns([evaluate(run.predictions()) for run in groups["cstn"]])["Top-5 box Loc"]
-    measured[TOP_5] = {"GT-Known Loc": top5}
+    measured[TOP_5] = {"GT-Known Loc": _judged(groups["cstn"])["Top-5 box Loc"]}
     # the same for every seed: said once, without an interval
-    square = [centred_square_loc(groups["cstn"][0], iou) for iou in MAX_BOX_ACC_IOUS]
+    square = [centred_square_loc(groups["cstn"][0], iou) for iou in metrics.MAX_BOX_ACC_IOUS]
     measured[SQUARE] = {
         "GT-Known Loc": [centred_square_loc(groups["cstn"][0])],
         "MaxBoxAccV2": [float(np.mean(square))],
     }
-    stands_for = STANDS_FOR.get(runs[0].experiment.data.name, "")
-    published = {"CUB-200-2011": TABLE_4, "ImageNet": TABLE_5}.get(stands_for, {})
+    stands_for = paper.STANDS_FOR.get(runs[0].experiment.data.name, "")
+    published = {"CUB-200-2011": paper.TABLE_4, "ImageNet": paper.TABLE_5}.get(stands_for, {})
     rows = {}
     for name in COMPARISON_ROWS:
         values, group = measured[name], groups.get(METHODS.get(name, ""), [])
@@ -217,11 +195,8 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
             **_cells({c: values.get(c, []) for c in COMPARISON_COLUMNS}, _several(groups)),
             "threshold": _mean([100 * t for t in _thresholds(group)], 1),
             "training seconds": _mean([run.facts["training_seconds"] for run in group], 1),
-            **_published(
-                dict(zip(TABLE_COLUMNS, published.get(name, ()), strict=False)), TABLE_COLUMNS
-            ),
         }
-    return _table(rows, "method", runs)
+    return _table(rows, "method", runs, published, paper.TABLE_COLUMNS)
 
 
 def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
@@ -261,15 +236,15 @@ def required_runs(runs: Sequence[Run], experiments: Sequence[str]) -> dict[str, 
     return {name: groups[name] for name in experiments}
 
 
-def centred_square_hits(run: Run, iou: float = IOU_THRESHOLD) -> np.ndarray:
+def centred_square_hits(run: Run, iou: float = metrics.IOU_THRESHOLD) -> np.ndarray:
     """(n,) which test images one fixed centred square finds; its side was chosen on val."""
-    side = best_centred_square(ground_truth(run.predictions("val")))
-    truth = ground_truth(run.predictions())
-    square = np.broadcast_to(centred_square(side), (len(truth.offsets) - 1, 1, 4))
-    return best_iou(square, truth)[:, 0] >= iou
+    side = metrics.best_centred_square(metrics.ground_truth(run.predictions("val")))
+    truth = metrics.ground_truth(run.predictions())
+    square = np.broadcast_to(metrics.centred_square(side), (len(truth.offsets) - 1, 1, 4))
+    return metrics.best_iou(square, truth)[:, 0] >= iou
 
 
-def centred_square_loc(run: Run, iou: float = IOU_THRESHOLD) -> float:
+def centred_square_loc(run: Run, iou: float = metrics.IOU_THRESHOLD) -> float:
     """GT-Known Loc of that square, in [0, 1]."""
     return float(centred_square_hits(run, iou).mean())
 
@@ -365,29 +340,33 @@ def _left(text: object) -> str:
     return f'<div style="text-align: left">{escape(str(text))}</div>'
 
 
-def _columns(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """The values of each column, one per seed, from what `evaluate` says of each."""
-    return {name: [one[metric] for one in metrics] for name, metric in METRICS.items()}
+def _columns(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The values of each column of `METRICS`, one per seed."""
+    return {name: [one[metric] for one in found] for name, metric in METRICS.items()}
+
+
+def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, list[float]]:
+    return _columns([metrics.evaluate(run.predictions(), transform=transform) for run in runs])
 
 
 def _measured(runs: Sequence[Run], columns: Sequence[str], several: bool) -> dict[str, float]:
-    values = _columns([evaluate(run.predictions()) for run in runs])
+    values = _judged(runs)
     return {"seeds": len(runs)} | _cells({name: values[name] for name in columns}, several)
 
 
 def _compared(runs: Sequence[Run]) -> dict[str, list[float]]:
     """A method's values in Tables IV and V, one per seed; none where the column is not for it."""
     values = _columns([hits_on_test(run).mean() for run in runs])
-    values["MaxBoxAccV2"] = [max_box_acc_v2(run.predictions()) for run in runs]
+    values["MaxBoxAccV2"] = [metrics.max_box_acc_v2(run.predictions()) for run in runs]
     if _thresholds(runs):
-        fixed = _columns([evaluate(run.predictions()) for run in runs])
+        fixed = _judged(runs)
         values |= {f"{name} at 20 %": fixed[name] for name in ("Top-1 Loc", "GT-Known Loc")}
     return values
 
 
 def _thresholds(runs: Sequence[Run]) -> list[float]:
     """Those chosen on val, one per seed; none for methods without score maps."""
-    chosen = [choose_threshold(run.predictions("val")) for run in runs]
+    chosen = [metrics.choose_threshold(run.predictions("val")) for run in runs]
     return [threshold for threshold in chosen if threshold is not None]
 
 
@@ -398,18 +377,12 @@ def _cells(values: Mapping[str, Sequence[float]], several: bool) -> dict[str, fl
         percent = 100 * np.asarray(fractions)
         cells[name] = _mean(percent, 2)
         if several:
-            cells[f"{name} ±"] = round(seed_reach(percent), 2)
+            cells[f"{name} ±"] = round(metrics.seed_reach(percent), 2)
     return cells
 
 
 def _mean(values: Sequence[float], digits: int) -> float:
     return round(float(np.mean(values)), digits) if len(values) else np.nan
-
-
-def _published(row: Mapping[str, float | None], columns: Sequence[str]) -> dict[str, float]:
-    """The paper's cells; blank where the paper or its whole data set has none."""
-    values = {column: row.get(column) for column in columns}
-    return {f"paper: {c}": np.nan if value is None else value for c, value in values.items()}
 
 
 def _several(groups: Mapping[str, Sequence[Run]]) -> bool:
@@ -418,18 +391,26 @@ def _several(groups: Mapping[str, Sequence[Run]]) -> bool:
 
 def _is_cub(runs: Sequence[Run]) -> bool:
     """Whether the data set takes the place of the one that Tables II and III are about."""
-    return STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
+    return paper.STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
 
 
 def _printed_lambda(weight: float) -> float | None:
     """The row of the paper's Table III that a lambda per example meets; None: it has none."""
-    same_effect = {authors_weight(printed): printed for printed in TABLE_3}
-    return same_effect.get(weight, weight if weight in TABLE_3 else None)
+    same_effect = {authors_weight(printed): printed for printed in paper.TABLE_3}
+    return same_effect.get(weight, weight if weight in paper.TABLE_3 else None)
 
 
 def _table(
-    rows: Mapping[object, Mapping[str, object]], what: str, runs: Sequence[Run]
+    rows: Mapping[object, Mapping[str, object]],
+    what: str,
+    runs: Sequence[Run],
+    published: Mapping[object, object],
+    columns: Sequence[str],
 ) -> pd.DataFrame:
-    """Rows by name; the name of the index tells the data set, in files too."""
-    table = pd.DataFrame.from_dict(rows, orient="index")
+    """Rows by name, beside them the paper's where it has some.
+
+    The name of the index tells the data set, in files too.
+    """
+    beside = pd.DataFrame.from_dict(published, orient="index", columns=columns, dtype=float)
+    table = pd.DataFrame.from_dict(rows, orient="index").join(beside.add_prefix("paper: "))
     return table.rename_axis(f"{what} on {runs[0].experiment.data.name}")
