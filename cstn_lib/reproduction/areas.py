@@ -104,17 +104,15 @@ def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd
         a row for each bin that has images: ``area`` its middle, ``images``, ``rate`` the mean over
         seeds, and ``low`` and ``high`` of Wilson's 95 % interval for that many images.
     """
-    right = np.atleast_2d(right)
-    bins = np.where(areas == edges[-1], len(edges) - 1, np.searchsorted(edges, areas, "right")) - 1
+    bins = pd.cut(areas, edges, right=False, labels=False)
+    bins[areas == edges[-1]] = len(edges) - 2
     rows = []
-    for at in range(len(edges) - 1):
-        some = right[:, bins == at]
-        if not some.size:
-            continue
+    for at, middle in enumerate((edges[:-1] + edges[1:]) / 2):
+        some = np.atleast_2d(right)[:, bins == at]
         images = some.shape[1]
-        interval = metrics.image_interval(np.arange(images) < round(some.sum() / len(some)))
-        middle = (edges[at] + edges[at + 1]) / 2
-        rows.append((middle, images, some.mean(), interval.low, interval.high))
+        if images:
+            interval = metrics.image_interval(np.arange(images) < round(some.sum() / len(some)))
+            rows.append((middle, images, some.mean(), interval.low, interval.high))
     return pd.DataFrame(rows, columns=["area", "images", "rate", "low", "high"])
 
 
@@ -132,21 +130,18 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
         ``smaller``, ``larger``, and ``larger less smaller``.
     """
     order, count = np.argsort(areas, kind="stable"), len(areas)
-    ends = {
-        "smaller": order[: max(1, count // groups)],
-        "larger": order[min(count - 1, count * (groups - 1) // groups) :],
-    }
-    found = {name: metrics.mean_interval(values[:, some]) for name, some in ends.items()}
+    smaller = order[: max(1, count // groups)]
+    larger = order[min(count - 1, count * (groups - 1) // groups) :]
+    low, high = (metrics.mean_interval(values[:, some]) for some in (smaller, larger))
     # weights that make a mean over both groups' images the difference of the groups' means
+    both = len(smaller) + len(larger)
     sign = np.zeros(count)
-    both = sum(len(some) for some in ends.values())
-    sign[ends["smaller"]] -= both / len(ends["smaller"])
-    sign[ends["larger"]] += both / len(ends["larger"])
+    sign[smaller] -= both / len(smaller)
+    sign[larger] += both / len(larger)
     # what both share drops out; left in, it would count twice in a sample of unequal groups
-    shared = (found["smaller"].mean + found["larger"].mean) / 2
-    gaps = ((values - shared) * sign)[:, np.union1d(*ends.values())]
+    gaps = ((values - (low.mean + high.mean) / 2) * sign)[:, np.union1d(smaller, larger)]
     gap = metrics.mean_interval(gaps, most=2 * np.abs(values).max())
-    return found | {"larger less smaller": gap}
+    return {"smaller": low, "larger": high, "larger less smaller": gap}
 
 
 def level_hits(table: pd.DataFrame) -> np.ndarray:
@@ -160,13 +155,13 @@ def selection(runs: Sequence[Run]) -> dict[str, float]:
     Of a network with levels that vote, in [0, 1]: the winning box; the better of the levels' own
     best boxes; one of the five best; any box of the image. Always under the true class.
     """
-    own = np.stack([level_hits(run.predictions()) for run in runs])
-    return {
-        "the winner (GT-Known Loc)": float(stacked_hits(runs, "gt_known_loc").mean()),
-        "the best level's own best": float(own.any(axis=2).mean()),
-        "one of the top five": float(stacked_hits(runs, "top5_box_loc").mean()),
-        "any box of the image (recall)": float(stacked_hits(runs, "any_box").mean()),
+    right = {
+        "the winner (GT-Known Loc)": stacked_hits(runs, "gt_known_loc"),
+        "the best level's own best": [level_hits(run.predictions()).any(axis=1) for run in runs],
+        "one of the top five": stacked_hits(runs, "top5_box_loc"),
+        "any box of the image (recall)": stacked_hits(runs, "any_box"),
     }
+    return {name: float(np.mean(some)) for name, some in right.items()}
 
 
 def effective_bins(counts: np.ndarray) -> float:

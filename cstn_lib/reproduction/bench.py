@@ -89,13 +89,10 @@ def system_cases(device: str) -> list[SystemCase]:
     small = replace(make_experiment("cstn", "birds-cub", "quick").model, num_classes=24)
     published = RECIPES["paper, CUB-200-2011"]
     paper = replace(published.model, num_classes=200, weights="none")
+    side, batch = published.image_size, 16 if device == "cuda" else 2
     precisions = ["float32", "bfloat16"] if supports_bfloat16(device) else ["float32"]
-    return [
-        *(SystemCase("small", small, 80, 64, precision) for precision in precisions),
-        SystemCase(
-            "resnet101", paper, published.image_size, 16 if device == "cuda" else 2, precisions[-1]
-        ),
-    ]
+    cases = [SystemCase("small", small, 80, 64, precision) for precision in precisions]
+    return [*cases, SystemCase("resnet101", paper, side, batch, precisions[-1])]
 
 
 def run_benchmarks(
@@ -352,8 +349,8 @@ def peak_megabytes(run: Callable[[], object], device: str) -> float:
         path = Path(folder) / "trace.json"
         record.export_chrome_trace(str(path))
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    events = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
-    memory = [e["args"] for e in events]
+    memory = [e for e in events if e.get("name") == "[memory]"]
+    memory = [e["args"] for e in sorted(memory, key=lambda e: e["ts"])]
     if not memory:
         return 0.0
     # the profiler goes on counting from where its last record ended

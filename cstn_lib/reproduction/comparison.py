@@ -1,8 +1,7 @@
 """Two methods on the same images: whose boxes are right, on which objects, and why not.
 
-Tables IV and V rank methods by one number each. What explains a rank is found image by image, in
-the predictions tables: every function here reads those alone, one box per image, the box that
-GT-Known Loc judges.
+Tables IV and V rank methods by one number each; what explains a rank is found image by image, in
+the predictions tables, of one box per image: the one that GT-Known Loc judges.
 """
 
 from __future__ import annotations
