@@ -1,10 +1,9 @@
 """Everything in batch: the missing trainings side by side, and each notebook when it can run.
 
-A notebook trains what it misses, one network after the other. `reproduce` first asks what the
-chosen notebooks need and trains that in as many processes as the machine has processors; a notebook
-whose trainings are there only reads. Each is executed by papermill into
-``runs/notebooks/<profile>/``; the numbers are the ones that ``papermill notebooks/NAME.ipynb
-out.ipynb -p profile quick`` gives, because it is that call.
+A notebook trains what it misses, one network after the other. `reproduce` first trains what the
+chosen notebooks need in as many processes as the machine has processors; a notebook whose trainings
+are there only reads. Each is executed into ``runs/notebooks/<profile>/`` by the call of papermill
+that the README gives, so the numbers are the same.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ __all__ = [
 
 PHOTOS = "tiny-imagenet"
 """What notebook 05 trains on besides, with every seed, where it is given a `data_root`."""
-
 
 START_SECONDS = 8
 """Of any process, until its packages are imported."""

@@ -1,9 +1,9 @@
 """Every training of the project as a named configuration, and the profiles that size them.
 
-An `Experiment` is everything a run depends on but the content of the data. This file is the only
-place where hyper-parameters are written down: `RECIPES` holds what all methods share on a kind of
-data, `PROFILES` how much work is done, and the studies what their names change. Those of the small
-network were chosen on the val splits, those of the ``paper`` profile are the published ones.
+Hyper-parameters are written down here and nowhere else: `RECIPES` holds what all methods share on a
+kind of data, `PROFILES` how much work is done, and the studies what their names change. Those of
+the small network were chosen on the val splits, those of the ``paper`` profile are the published
+ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training."""
+    """One training: everything it depends on but the content of the data."""
 
     name: str
     data: DataConfig
@@ -163,15 +163,10 @@ def _published(printed_lambda: float) -> Recipe:
     return Recipe(model, training, image_size=320, unit=authors_weight(1))
 
 
+BIRD_MODEL = ModelConfig(levels=BIRD_LEVELS, frozen_stages=2)
 RECIPES = {
-    "birds-cub": Recipe(
-        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
-        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=5.0),
-    ),
-    "birds-ilsvrc": Recipe(
-        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
-        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=16.0),
-    ),
+    "birds-cub": Recipe(BIRD_MODEL, TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=5.0)),
+    "birds-ilsvrc": Recipe(BIRD_MODEL, TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=16.0)),
     "photos": Recipe(
         ModelConfig(weights="none", levels=PHOTO_LEVELS),
         TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=0.5),
@@ -230,23 +225,22 @@ def make_experiment(
     if name in LEVEL_STUDY:
         voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
         model = replace(model, levels=voting)
-    training = replace(
-        recipe.training,
-        epochs=size.photo_epochs if read else size.epochs,
-        warmup_epochs=size.photo_warmup_epochs if read else size.warmup_epochs,
-        precision=precision,
-    )
+    own = {
+        "epochs": size.photo_epochs if read else size.epochs,
+        "warmup_epochs": size.photo_warmup_epochs if read else size.warmup_epochs,
+        "precision": precision,
+    }
     if method not in ("cstn", "stn", "deform"):  # nothing moves
-        training = replace(training, warmup_epochs=0)
+        own["warmup_epochs"] = 0
     if method not in ("cstn", "stn"):  # no theta
-        training = replace(training, lambda_theta=0.0)
+        own["lambda_theta"] = 0.0
     if method not in ("cstn", "plain", "deform"):  # no levels
-        training = replace(training, alpha_scale=0.0)
+        own["alpha_scale"] = 0.0
     if name in LAMBDA_STUDY:
-        training = replace(training, lambda_theta=recipe.unit * LAMBDA_STUDY[name])
+        own["lambda_theta"] = recipe.unit * LAMBDA_STUDY[name]
     if name in ALPHA_STUDY:
-        training = replace(training, alpha_scale=recipe.unit * ALPHA_STUDY[name])
-    return Experiment(name, data, model, training, seed)
+        own["alpha_scale"] = recipe.unit * ALPHA_STUDY[name]
+    return Experiment(name, data, model, replace(recipe.training, **own), seed)
 
 
 def seeded_experiments(

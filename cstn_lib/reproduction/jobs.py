@@ -1,7 +1,6 @@
 """Commands side by side: some at a time, each a process of its own, one line when one is done.
 
-A training on one thread uses a processor best, so a machine with several is busiest with several
-trainings. This module knows nothing of trainings: it starts processes, counts, and stops them.
+A training on one thread uses a processor best, so several processors want several trainings.
 """
 
 from __future__ import annotations

@@ -19,12 +19,7 @@ from cstn_lib.reproduction import claims
 from cstn_lib.reproduction.figures import save_claims_files, save_figure_files
 from cstn_lib.reproduction.results import RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run, RunStore
-from cstn_lib.reproduction.tables import (
-    markdown_table,
-    runs_of,
-    save_table_files,
-    with_intervals,
-)
+from cstn_lib.reproduction.tables import markdown_table, runs_of, save_table_files, with_intervals
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import project_folder
@@ -207,28 +202,22 @@ def _how_it_was_made(runs: Sequence[Run]) -> str:
 
 def _seconds(runs: Sequence[Run]) -> str:
     """Mean seconds of training, one row per experiment."""
-    seconds = pd.DataFrame(
-        {
-            "experiment": [run.experiment.name for run in runs],
-            "data set": [run.experiment.data.name for run in runs],
-            "seconds": [run.facts["training_seconds"] for run in runs],
-        }
-    )
-    table = seconds.pivot_table("seconds", "experiment", "data set", sort=False)
+    seconds = [
+        (r.experiment.name, r.experiment.data.name, r.facts["training_seconds"]) for r in runs
+    ]
+    frame = pd.DataFrame(seconds, columns=["experiment", "data set", "seconds"])
+    table = frame.pivot_table("seconds", "experiment", "data set", sort=False)
     return markdown_table(table.map(lambda value: "" if np.isnan(value) else f"{value:.0f}"))
 
 
 def _photographs(dataset: str, folder: Path, link: str) -> str:
     """Results on a data set that is read, where ``cstn report`` has written some; else ``""``."""
-    parts = [f"### `{dataset}`"]
+    parts = []
     for name, result in PUBLISHED.items():
         stem = name.replace("-", "_")
-        if not (folder / f"{stem}.csv").is_file():
-            continue
-        parts.append(f"#### {result.title}")
-        if result.table:
-            parts += [narrow_table(name, folder), f"All columns: [{stem}.csv]({link}/{stem}.csv)"]
-        else:
-            parts.append(f"![{result.title}]({link}/{stem}.svg)")
-            parts.append(f"Its counts: [{stem}.csv]({link}/{stem}.csv)")
-    return "\n\n".join(parts) if len(parts) > 1 else ""
+        if (folder / f"{stem}.csv").is_file():
+            picture = f"![{result.title}]({link}/{stem}.svg)"
+            shown = narrow_table(name, folder) if result.table else picture
+            kind = "All columns" if result.table else "Its counts"
+            parts += [f"#### {result.title}", shown, f"{kind}: [{stem}.csv]({link}/{stem}.csv)"]
+    return "\n\n".join([f"### `{dataset}`", *parts]) if parts else ""
