@@ -202,10 +202,8 @@ def _how_it_was_made(runs: Sequence[Run]) -> str:
 
 def _seconds(runs: Sequence[Run]) -> str:
     """Mean seconds of training, one row per experiment."""
-    seconds = [
-        (r.experiment.name, r.experiment.data.name, r.facts["training_seconds"]) for r in runs
-    ]
-    frame = pd.DataFrame(seconds, columns=["experiment", "data set", "seconds"])
+    rows = [(r.experiment.name, r.experiment.data.name, r.facts["training_seconds"]) for r in runs]
+    frame = pd.DataFrame(rows, columns=["experiment", "data set", "seconds"])
     table = frame.pivot_table("seconds", "experiment", "data set", sort=False)
     return markdown_table(table.map(lambda value: "" if np.isnan(value) else f"{value:.0f}"))
 

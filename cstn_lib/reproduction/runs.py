@@ -186,12 +186,8 @@ class Run:
             with self.held():
                 if not path.is_file():  # by another command in the meantime
                     precision = self.experiment.training.precision
-                    table = predict(
-                        self.model(),
-                        self.split(split),
-                        device=self.store.device,
-                        precision=precision,
-                    )
+                    device, images = self.store.device, self.split(split)
+                    table = predict(self.model(), images, device=device, precision=precision)
                     if processes.is_first:
                         save_table(table, path)
                     processes.wait()
