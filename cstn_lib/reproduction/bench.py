@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,19 +110,11 @@ def run_benchmarks(
         seconds: about how long each row's rounds take; three rounds at least.
     """
     systems = system_cases(device) if systems is None else systems
-    with Progress(total=len(layers) + len(systems), desc="bench") as bar:
-
-        def measured(measure: Callable, cases: Sequence) -> list[dict]:
-            rows = []
-            for case in cases:
-                rows.append(measure(case, device, seconds))
-                bar.update()
-            return rows
-
-        layer, system = measured(measure_layer, layers), measured(measure_system, systems)
     return {
-        "layer": layer,
-        "system": system,
+        "layer": [measure_layer(case, device, seconds) for case in Progress(layers, desc="layer")],
+        "system": [
+            measure_system(case, device, seconds) for case in Progress(systems, desc="system")
+        ],
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -184,20 +177,17 @@ def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, flo
     }
     inputs = [features, theta, weight, layer.weight]
 
-    def step(way: str) -> Callable[[], None]:
-        def run() -> None:
-            ways[way]().backward(gradient)
-            for tensor in inputs:  # its gradients are the step's own memory, not the next one's
-                tensor.grad = None
+    def step(way: str) -> None:
+        ways[way]().backward(gradient)
+        for tensor in inputs:  # its gradients are the step's own memory, not the next one's
+            tensor.grad = None
 
-        return run
-
-    steps = {way: step(way) for way in ways} | {"products": three_products(case, device)}
-    both = median_seconds(steps, device, seconds)
+    steps = {way: partial(step, way) for way in ways}
+    both = median_seconds(steps | {"products": three_products(case, device)}, device, seconds)
     with torch.no_grad():
         two = {way: ways[way] for way in ("conv", "convstn")}
         forward = median_seconds(two, device, seconds / 4)
-    peaks = {way: peak_megabytes(step(way), device) for way in ("convstn", "copies")}
+    peaks = {way: peak_megabytes(steps[way], device) for way in ("convstn", "copies")}
     return {
         **asdict(case),
         **{f"{way}_s": value for way, value in both.items()},
@@ -258,32 +248,27 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, case.model.num_classes, (case.batch,), device=device)
     training = TrainingConfig(lambda_theta=1e-4, alpha_scale=0.5)
-    networks: dict[str, Callable[[], nn.Module]] = {
-        "plain": lambda: build_model(replace(case.model, head="plain")),
-        "cstn": lambda: build_model(replace(case.model, head="cstn")),
-        "theta": lambda: _Unmoved(case.model),
-    }
-    train: dict[str, Callable[[], None]] = {}
-    infer: dict[str, Callable[[], None]] = {}
-    for name, build in networks.items():
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model.train()
+        optimizer.zero_grad()
+        with autocast(images.device, case.precision):
+            output = model(images)
+        model.losses(output, labels, training)["loss"].backward()
+        optimizer.step()
+
+    def forward(model: nn.Module) -> None:
+        model.eval()
+        with torch.inference_mode(), autocast(images.device, case.precision):
+            model(images)
+
+    train, infer = {}, {}
+    for name, network in (("plain", build_model), ("cstn", build_model), ("theta", _Unmoved)):
         torch.manual_seed(0)
-        model = build().to(device=device, memory_format=torch.channels_last)
+        model = network(replace(case.model, head="plain" if name == "plain" else "cstn"))
+        model.to(device=device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
-
-        def step(model=model, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
-            model.train()
-            optimizer.zero_grad()
-            with autocast(images.device, case.precision):
-                output = model(images)
-            model.losses(output, labels, training)["loss"].backward()
-            optimizer.step()
-
-        def forward(model=model) -> None:  # type: ignore[no-untyped-def]
-            model.eval()
-            with torch.inference_mode(), autocast(images.device, case.precision):
-                model(images)
-
-        train[name], infer[name] = step, forward
+        train[name], infer[name] = partial(step, model, optimizer), partial(forward, model)
     del infer["theta"]
     trained = median_seconds(train, device, seconds)
     inferred = median_seconds(infer, device, seconds)
