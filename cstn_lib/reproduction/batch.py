@@ -110,13 +110,8 @@ def needed_experiments(
 
     Args:
         notebooks: names from `NOTEBOOKS`.
-        profile: one of `cstn_lib.reproduction.experiments.PROFILES`.
-        dataset: instead of the notebooks' own, with commas where there are several.
-        seeds: how many; 0: as many as the profile has.
+        profile, dataset, seeds: see `experiments_of`, and there for errors.
         data_root: folder or archive of a data set that is read; notebook 05 then trains on it, too.
-
-    Raises:
-        InputError: a name is unknown, or a notebook takes fewer data sets.
     """
     found: list[Experiment] = []
     for name, result in RESULTS.items():
@@ -220,15 +215,12 @@ def _error_of(notebook: Path, log: Path) -> str:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):  # papermill did not come so far
         return last_line(log)
-    for cell in cells:
-        for out in cell.get("outputs", []):
-            if out["output_type"] == "error":
-                said = str(out["evalue"]).strip() or out["ename"]
-                cause = said.splitlines()[0]
-                if out["ename"] != "InputError":
-                    cause = f"{out['ename']}: {cause}"
-                count = cell["execution_count"]
-                return f"cell {count}: {cause} (the executed notebook is {notebook})"
+    outputs = [(cell["execution_count"], out) for cell in cells for out in cell.get("outputs", [])]
+    for count, out in outputs:
+        if out["output_type"] == "error":
+            cause = (str(out["evalue"]).strip() or out["ename"]).splitlines()[0]
+            kind = "" if out["ename"] == "InputError" else f"{out['ename']}: "
+            return f"cell {count}: {kind}{cause} (the executed notebook is {notebook})"
     return last_line(log)
 
 

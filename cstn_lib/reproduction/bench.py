@@ -10,8 +10,8 @@ The layer f' = conv(f, theta), for a given theta, is set against
 
 The system is set against itself with ordinary convolutions in the layer's place, and in training
 against one in which, beside them, theta is read but moves nothing. The contestants of a row take
-turns within one process, so that whatever else the machine does slows all of them down.
-Times are medians over the rounds, forward and backward where nothing else is said.
+turns, so that whatever else the machine does slows all of them down. Times are medians, forward and
+backward where nothing else is said.
 """
 
 from __future__ import annotations

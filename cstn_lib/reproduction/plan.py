@@ -1,8 +1,7 @@
 """What ``cstn reproduce`` would do, without doing it: its ``--dry-run``.
 
-Which trainings the chosen notebooks need, on which images, which of them are finished, and what
-disk they take. Nothing is drawn, decoded, downloaded, trained or written. Of photographs that were
-not decoded yet the lists are read and the files' headers.
+Nothing is drawn, decoded, downloaded, trained or written. Of photographs that were not decoded yet
+the lists are read and the files' headers.
 """
 
 from __future__ import annotations
@@ -28,17 +27,12 @@ __all__ = ["Plan", "bytes_on_disk", "make_plan"]
 
 
 MOMENTS = {"adamw": 2, "sgd": 1}
-"""Numbers that the optimizer keeps for each that it trains."""
+"""Numbers that each optimizer keeps for each number that it trains."""
 
 
 @cache
 def bytes_on_disk(model: ModelConfig, optimizer: str) -> tuple[int, int]:
-    """Of a finished run's network, and of a checkpoint in training; shapes are all it takes.
-
-    Args:
-        model: with its number of classes.
-        optimizer: a key of `MOMENTS`.
-    """
+    """Of a finished run's network, and of a checkpoint in training; shapes are all it takes."""
     with torch.device("meta"):  # where the backbone starts may have to be downloaded
         network = build_model(replace(model, weights="none"))
     state = sum(t.numel() * t.element_size() for t in network.state_dict().values())
@@ -53,7 +47,7 @@ class Plan:
     Attributes:
         profile: its name.
         notebooks: that would be executed, in reading order.
-        trainings: one row a training: ``experiment``, ``data set``, ``seed``, ``state``
+        trainings: one row per training: ``experiment``, ``data set``, ``seed``, ``state``
             (``"finished"``, ``"begun"`` or ``"to do"``), ``images``, ``epochs``, ``steps``, and in
             bytes ``weights`` and ``checkpoint``.
         images: bytes of pixels still to be drawn or decoded, by data set.
@@ -129,12 +123,12 @@ def make_plan(only: Sequence[str], parameters: dict[str, object]) -> Plan:
 
 
 def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[str, object]:
-    training = experiment.training
     state = "to do"
     if train.fingerprint is not None:  # or its images are new, and so would be the run
         run = store.open_on(experiment, train.classes, train.fingerprint)
         state = "finished" if run.finished else "begun" if run.begun else state
     model = replace(experiment.model, num_classes=train.classes)
+    training = experiment.training
     weights, checkpoint = bytes_on_disk(model, training.optimizer)
     return {
         "experiment": experiment.name,

@@ -1,8 +1,4 @@
-"""Every notebook, the result it makes and the trainings that needs: the one list of them all.
-
-Commands, pages, batch jobs and the notebooks themselves ask it. How a table or a figure is computed
-is in `cstn_lib.reproduction.tables`, `.figures` and `.claims`.
-"""
+"""Every notebook, the result it makes and the trainings that needs: the one list of them all."""
 
 from __future__ import annotations
 
@@ -158,13 +154,10 @@ def experiments_of(
     if len(chosen) > len(result.datasets):
         most = "one data set" if len(result.datasets) == 1 else f"{len(result.datasets)} data sets"
         raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
-    needed = [
-        experiment
-        for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1])
-        for experiment in seeded_experiments(
-            names, data, profile, seeds=1 if result.one_seed else seeds
-        )
-    ]
+    seeds = 1 if result.one_seed else seeds
+    needed = []
+    for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1]):
+        needed += seeded_experiments(names, data, profile, seeds=seeds)
     return list(dict.fromkeys(needed))
 
 
