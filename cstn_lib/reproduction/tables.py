@@ -102,13 +102,13 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
         published = paper.TABLE_1.get(paper.STANDS_FOR.get(dataset, ""), {})
         rows[dataset] = {
             "seeds": len(same),
-            **_cells(values, len(same) > 1),
+            **_cells(values),
             "centred square": round(100 * centred_square_loc(same[0]), 2),
             "paper: data set": paper.STANDS_FOR.get(dataset, ""),
         }
         for name in ("without transform", "with transform"):
             rows[dataset][f"paper: Top-1 Loc {name}"] = published.get(name)
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("data set")
+    return _trimmed(pd.DataFrame.from_dict(rows, orient="index").rename_axis("data set"))
 
 
 def table_2(runs: Sequence[Run]) -> pd.DataFrame:
@@ -125,7 +125,7 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     groups = required_runs(runs, ("plain", "cstn"))
     columns = ("Top-1 Class", "Top-1 Loc")
     rows = {
-        name: _measured(group, (*columns, "GT-Known Loc"), _several(groups))
+        name: _measured(group, (*columns, "GT-Known Loc"))
         for name, group in zip(paper.TABLE_2, groups.values(), strict=True)
     }
     return _table(rows, "type", runs, paper.TABLE_2 if _is_cub(runs) else {}, columns)
@@ -149,11 +149,10 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     names = ("cstn", *LAMBDA_STUDY)
     left_out = [name for name in LAMBDA_STUDY if name not in runs_of(runs)][:1]
     groups = required_runs(runs, [name for name in names if name not in left_out])
-    several = _several(groups)
     rows, published = {}, {}
     for group in groups.values():
         weight = group[0].experiment.training.lambda_theta
-        rows[weight] = _measured(group, ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"), several)
+        rows[weight] = _measured(group, ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"))
         printed = _printed_lambda(weight) if _is_cub(runs) else None
         if printed is not None:
             steps = {"lambda as printed": printed, "lambda per example": authors_weight(printed)}
@@ -192,7 +191,7 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
         values, group = measured[name], groups.get(METHODS.get(name, ""), [])
         rows[name] = {
             "seeds": len(values["GT-Known Loc"]),
-            **_cells({c: values.get(c, []) for c in COMPARISON_COLUMNS}, _several(groups)),
+            **_cells({c: values.get(c, []) for c in COMPARISON_COLUMNS}),
             "threshold": _mean([100 * t for t in _thresholds(group)], 1),
             "training seconds": _mean([run.facts["training_seconds"] for run in group], 1),
         }
@@ -349,9 +348,9 @@ def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, list[fl
     return _columns([metrics.evaluate(run.predictions(), transform=transform) for run in runs])
 
 
-def _measured(runs: Sequence[Run], columns: Sequence[str], several: bool) -> dict[str, float]:
+def _measured(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:
     values = _judged(runs)
-    return {"seeds": len(runs)} | _cells({name: values[name] for name in columns}, several)
+    return {"seeds": len(runs)} | _cells({name: values[name] for name in columns})
 
 
 def _compared(runs: Sequence[Run]) -> dict[str, list[float]]:
@@ -370,14 +369,13 @@ def _thresholds(runs: Sequence[Run]) -> list[float]:
     return [threshold for threshold in chosen if threshold is not None]
 
 
-def _cells(values: Mapping[str, Sequence[float]], several: bool) -> dict[str, float]:
-    """Means over the seeds in percent, blank without values; beside them their ± if `several`."""
+def _cells(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Means over the seeds in percent, blank without values, and beside them their ±."""
     cells = {}
     for name, fractions in values.items():
         percent = 100 * np.asarray(fractions)
         cells[name] = _mean(percent, 2)
-        if several:
-            cells[f"{name} ±"] = round(metrics.seed_reach(percent), 2)
+        cells[f"{name} ±"] = round(metrics.seed_reach(percent), 2)
     return cells
 
 
@@ -385,8 +383,11 @@ def _mean(values: Sequence[float], digits: int) -> float:
     return round(float(np.mean(values)), digits) if len(values) else np.nan
 
 
-def _several(groups: Mapping[str, Sequence[Run]]) -> bool:
-    return max(map(len, groups.values())) > 1
+def _trimmed(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the ± columns where no row has several seeds."""
+    if (table["seeds"] > 1).any():
+        return table
+    return table.drop(columns=[name for name in table if name.endswith(" ±")])
 
 
 def _is_cub(runs: Sequence[Run]) -> bool:
@@ -413,4 +414,4 @@ def _table(
     """
     beside = pd.DataFrame.from_dict(published, orient="index", columns=columns, dtype=float)
     table = pd.DataFrame.from_dict(rows, orient="index").join(beside.add_prefix("paper: "))
-    return table.rename_axis(f"{what} on {runs[0].experiment.data.name}")
+    return _trimmed(table.rename_axis(f"{what} on {runs[0].experiment.data.name}"))
