@@ -185,13 +185,10 @@ def report(
     data_root: DataRoot = "",
     runs_dir: RunsDir = "",
     figures_dir: FiguresDir = "",
-    page: Annotated[
-        Path | None, typer.Option(help="also write the page that tells the reproduction")
-    ] = None,
 ) -> None:
     """Write the tables, figures and verdicts whose runs are finished; nothing is trained.
 
-    Of the complete profile cpu it also writes REPRODUCTION.md, and the README's results.
+    Of the complete profile cpu it also fills in the results in REPRODUCTION.md and the README.
     """
     from cstn_lib.reproduction.page import publish
     from cstn_lib.reproduction.runs import RunStore
@@ -202,7 +199,6 @@ def report(
         dataset=dataset,
         seeds=seeds,
         figures_dir=figures_dir,
-        page=page,
         show=partial(_show, profile=profile, dataset=dataset, figures_dir=figures_dir),
     )
 

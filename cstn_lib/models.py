@@ -19,6 +19,7 @@ HEADS = {
     "spg": SPG,
     "adl": ADL,
 }
+"""Every method, by the name that `cstn_lib.config.ModelConfig.head` takes."""
 
 
 def build_model(config: ModelConfig) -> Localizer:

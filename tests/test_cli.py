@@ -23,6 +23,7 @@ from cstn_lib.evaluation.predictions import load_table
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
 from cstn_lib.reproduction.batch import reproduce
 from cstn_lib.support.errors import InputError
+from cstn_lib.support.project import project_folder
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -188,25 +189,12 @@ def test_report_says_what_is_missing(cstn: Command, runs: Path, tmp_path: Path):
     assert "7 of 9 runs (cam, has, acol, spg, adl, stn, deform)" in missing[1]
 
 
-def test_report_writes_the_page(cstn: Command, runs: Path, tmp_path: Path):
-    """Twice the same bytes, and every number of a table that is there."""
+def test_a_small_report_leaves_the_projects_pages_alone(cstn: Command, runs: Path, tmp_path: Path):
+    pages = [project_folder(name) for name in ("README.md", "REPRODUCTION.md")]
+    before = [page.read_bytes() for page in pages if page.is_file()]
     options = ("--runs-dir", runs, "--figures-dir", tmp_path / "figures")
-    pages = []
-    for name in ("first.md", "second.md"):
-        page = tmp_path / name
-        assert cstn("report", *SMOKE, *options, "--page", page).status == 0
-        pages.append(page.read_text(encoding="utf-8"))
-    assert pages[0] == pages[1]
-    table = pd.read_csv(tmp_path / "figures" / "table_1.csv", index_col="data set")
-    for dataset, row in table.iterrows():
-        (line,) = [text for text in pages[0].splitlines() if text.startswith(f"| {dataset} | ")]
-        for column in ("Top-1 Loc with transform", "centred square"):
-            assert f" {row[column]:.2f} " in line
-    assert "(figures/figure_8.svg)" in pages[0]
-    assert pages[0].count("Its runs are missing.") == 5
-    verdicts = pd.read_csv(tmp_path / "figures" / "claims.csv")["verdict"]
-    for verdict, count in verdicts.value_counts().items():
-        assert pages[0].count(f" | {verdict} |\n") == count
+    assert cstn("report", *SMOKE, *options).status == 0
+    assert [page.read_bytes() for page in pages if page.is_file()] == before
 
 
 def test_report_of_two_seeds_of_which_one_is_there(cstn: Command, runs: Path, tmp_path: Path):

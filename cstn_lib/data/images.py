@@ -32,15 +32,6 @@ from cstn_lib.support.atomic import atomic_directory
 from cstn_lib.support.disk import alone_in, writing
 from cstn_lib.support.errors import InputError
 
-__all__ = [
-    "ImageSet",
-    "SplitLists",
-    "open_image_set",
-    "write_image_set",
-    "write_photo_index",
-    "write_photo_set",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class SplitLists:

@@ -1,13 +1,10 @@
 """Which objects are found, by their area: what Figures 6 and 8 of the paper plot.
 
-The paper divides the range of the ground-truth areas into ten bins of equal width and counts, bin
-by bin, the images, those that the transformed box localizes (Top-1 Loc), and those that the default
-box of the same location localizes (section IV-B, Fig. 6 and 8).
-
-An image is counted once, by its largest object (`cstn_lib.reproduction.comparison.object_areas`),
-although a box on any of its objects localizes it. Areas are fractions of the image. Counts of
-several seeds are averaged. All of it is computed from predictions tables; the green bars of the
-real data sets need only their published annotations (`published_boxes`).
+Ten bins of equal width divide the range of the ground-truth areas. Bin by bin the paper counts the
+images, those that the transformed box localizes (Top-1 Loc), and those that the default box of the
+same location localizes (section IV-B). An image is counted once, by its largest object
+(`cstn_lib.reproduction.comparison.object_areas`), although a box on any of its objects localizes
+it. Areas are fractions of the image. Counts of several seeds are averaged.
 """
 
 from __future__ import annotations
@@ -18,40 +15,13 @@ import numpy as np
 import pandas as pd
 
 from cstn_lib.data.photos.wsol_metadata import read_wsol_metadata
+from cstn_lib.evaluation import metrics
 from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area
-from cstn_lib.evaluation.metrics import (
-    IOU_THRESHOLD,
-    AreaHistogram,
-    Interval,
-    area_histogram,
-    ground_truth,
-    hits,
-    image_interval,
-    mean_interval,
-)
 from cstn_lib.evaluation.predictions import array
-from cstn_lib.reproduction.comparison import object_areas
+from cstn_lib.reproduction.comparison import object_areas, stacked_hits
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import user_path
-
-__all__ = [
-    "DISPLAY_SIDE",
-    "HOW_TO_GET",
-    "WITH",
-    "WITHOUT",
-    "areas_of",
-    "by_half",
-    "counts_by_area",
-    "counts_table",
-    "effective_bins",
-    "level_hits",
-    "pixel_areas",
-    "published_boxes",
-    "rates_by_area",
-    "selection",
-    "stacked_hits",
-]
 
 WITH, WITHOUT = "with transform", "without transform"
 """Names of the two counts of localized images."""
@@ -72,52 +42,36 @@ def areas_of(runs: Sequence[Run]) -> np.ndarray:
     Raises:
         InputError: the runs have different test images.
     """
-    every = [object_areas(ground_truth(run.predictions())) for run in runs]
+    every = [object_areas(metrics.ground_truth(run.predictions())) for run in runs]
     if any(not np.array_equal(areas, every[0]) for areas in every):
         raise InputError("runs with different test images: expected seeds of one data set")
     return every[0]
 
 
-def stacked_hits(runs: Sequence[Run], metric: str, *, transform: bool = True) -> np.ndarray:
-    """(seeds, n) 0 or 1: which test images are right, see `cstn_lib.evaluation.metrics.hits`.
-
-    Args:
-        metric: a column of it.
-        transform: False judges the default boxes.
-    """
-    every = [hits(run.predictions(), transform=transform)[metric] for run in runs]
-    return np.stack(every).astype(int)
-
-
-def counts_by_area(runs: Sequence[Run], bins: int = 10) -> AreaHistogram:
+def counts_by_area(runs: Sequence[Run], bins: int = 10) -> metrics.AreaHistogram:
     """One panel of Figure 6 or 8: images, and images localized `WITH` and `WITHOUT` transform.
 
     Args:
         runs: seeds of one experiment; the localized images are their mean.
     """
     areas = areas_of(runs)
-    edges = area_histogram(areas, {}, bins).edges
+    edges = metrics.area_histogram(areas, {}, bins).edges
     localized = {}
     for name, transform in ((WITHOUT, False), (WITH, True)):
         share = stacked_hits(runs, "top1_loc", transform=transform).mean(axis=0)
         localized[name] = np.histogram(areas, edges, weights=share)[0]
-    return AreaHistogram(edges, np.histogram(areas, edges)[0], localized)
+    return metrics.AreaHistogram(edges, np.histogram(areas, edges)[0], localized)
 
 
-def counts_table(panels: Mapping[str, AreaHistogram]) -> pd.DataFrame:
-    """What panels plot, one row a panel and bin: ``area from``, ``area to``, and the counts."""
-    parts = []
+def counts_table(panels: Mapping[str, metrics.AreaHistogram]) -> pd.DataFrame:
+    """What panels plot, one row per panel and bin: ``area from``, ``area to``, and the counts."""
+    parts = {}
     for name, histogram in panels.items():
-        columns = {
-            "panel": name,
-            "bin": np.arange(1, len(histogram.images) + 1),
-            "area from": histogram.edges[:-1],
-            "area to": histogram.edges[1:],
-            "images": histogram.images,
-        }
+        edges = {"area from": histogram.edges[:-1], "area to": histogram.edges[1:]}
         counts = {key: np.round(value, 2) for key, value in histogram.localized.items()}
-        parts.append(pd.DataFrame(columns | counts))
-    return pd.concat(parts).set_index(["panel", "bin"])
+        parts[name] = pd.DataFrame(edges | {"images": histogram.images} | counts)
+        parts[name].index += 1
+    return pd.concat(parts, names=["panel", "bin"])
 
 
 def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
@@ -132,21 +86,19 @@ def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd
         a row for each bin that has images: ``area`` its middle, ``images``, ``rate`` the mean over
         seeds, and ``low`` and ``high`` of Wilson's 95 % interval for that many images.
     """
-    right = np.atleast_2d(right)
-    bins = np.where(areas == edges[-1], len(edges) - 1, np.searchsorted(edges, areas, "right")) - 1
+    bins = pd.cut(areas, edges, right=False, labels=False)
+    bins[areas == edges[-1]] = len(edges) - 2
     rows = []
-    for at in range(len(edges) - 1):
-        some = right[:, bins == at]
-        if not some.size:
-            continue
+    for at, middle in enumerate((edges[:-1] + edges[1:]) / 2):
+        some = np.atleast_2d(right)[:, bins == at]
         images = some.shape[1]
-        interval = image_interval(np.arange(images) < round(some.sum() / len(some)))
-        middle = (edges[at] + edges[at + 1]) / 2
-        rows.append((middle, images, some.mean(), interval.low, interval.high))
+        if images:
+            interval = metrics.image_interval(np.arange(images) < round(some.sum() / len(some)))
+            rows.append((middle, images, some.mean(), interval.low, interval.high))
     return pd.DataFrame(rows, columns=["area", "images", "rate", "low", "high"])
 
 
-def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str, Interval]:
+def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str, metrics.Interval]:
     """A mean over the images with the smaller objects, over those with the larger, and their gap.
 
     The median area divides the images, or with more `groups` of equally many images, the first of
@@ -160,25 +112,23 @@ def by_half(areas: np.ndarray, values: np.ndarray, groups: int = 2) -> dict[str,
         ``smaller``, ``larger``, and ``larger less smaller``.
     """
     order, count = np.argsort(areas, kind="stable"), len(areas)
-    ends = {
-        "smaller": order[: max(1, count // groups)],
-        "larger": order[min(count - 1, count * (groups - 1) // groups) :],
-    }
-    found = {name: mean_interval(values[:, some]) for name, some in ends.items()}
+    smaller = order[: max(1, count // groups)]
+    larger = order[min(count - 1, count * (groups - 1) // groups) :]
+    low, high = (metrics.mean_interval(values[:, some]) for some in (smaller, larger))
     # weights that make a mean over both groups' images the difference of the groups' means
+    both = len(smaller) + len(larger)
     sign = np.zeros(count)
-    both = sum(len(some) for some in ends.values())
-    sign[ends["smaller"]] -= both / len(ends["smaller"])
-    sign[ends["larger"]] += both / len(ends["larger"])
+    sign[smaller] -= both / len(smaller)
+    sign[larger] += both / len(larger)
     # what both share drops out; left in, it would count twice in a sample of unequal groups
-    shared = (found["smaller"].mean + found["larger"].mean) / 2
-    gaps = ((values - shared) * sign)[:, np.union1d(*ends.values())]
-    return found | {"larger less smaller": mean_interval(gaps, most=2 * np.abs(values).max())}
+    gaps = ((values - (low.mean + high.mean) / 2) * sign)[:, np.union1d(smaller, larger)]
+    gap = metrics.mean_interval(gaps, most=2 * np.abs(values).max())
+    return {"smaller": low, "larger": high, "larger less smaller": gap}
 
 
 def level_hits(table: pd.DataFrame) -> np.ndarray:
     """(n, S) whether each level's own best box under the true class is right."""
-    return best_iou(array(table, "level_box"), ground_truth(table)) >= IOU_THRESHOLD
+    return best_iou(array(table, "level_box"), metrics.ground_truth(table)) >= metrics.IOU_THRESHOLD
 
 
 def selection(runs: Sequence[Run]) -> dict[str, float]:
@@ -187,13 +137,13 @@ def selection(runs: Sequence[Run]) -> dict[str, float]:
     Of a network with levels that vote, in [0, 1]: the winning box; the better of the levels' own
     best boxes; one of the five best; any box of the image. Always under the true class.
     """
-    own = np.stack([level_hits(run.predictions()) for run in runs])
-    return {
-        "the winner (GT-Known Loc)": float(stacked_hits(runs, "gt_known_loc").mean()),
-        "the best level's own best": float(own.any(axis=2).mean()),
-        "one of the top five": float(stacked_hits(runs, "top5_box_loc").mean()),
-        "any box of the image (recall)": float(stacked_hits(runs, "any_box").mean()),
+    right = {
+        "the winner (GT-Known Loc)": stacked_hits(runs, "gt_known_loc"),
+        "the best level's own best": [level_hits(run.predictions()).any(axis=1) for run in runs],
+        "one of the top five": stacked_hits(runs, "top5_box_loc"),
+        "any box of the image (recall)": stacked_hits(runs, "any_box"),
     }
+    return {name: float(np.mean(some)) for name, some in right.items()}
 
 
 def effective_bins(counts: np.ndarray) -> float:

@@ -1,10 +1,9 @@
 """Everything in batch: the missing trainings side by side, and each notebook when it can run.
 
-A notebook trains what it misses, one network after the other. `reproduce` first asks what the
-chosen notebooks need and trains that in as many processes as the machine has processors; a notebook
-whose trainings are there only reads. Each is executed by papermill into
-``runs/notebooks/<profile>/``; the numbers are the ones that ``papermill notebooks/NAME.ipynb
-out.ipynb -p profile quick`` gives, because it is that call.
+A notebook trains what it misses, one network after the other. `reproduce` first trains what the
+chosen notebooks need in as many processes as the machine has processors; a notebook whose trainings
+are there only reads. Each is executed into ``runs/notebooks/<profile>/`` by the call of papermill
+that the README gives, so the numbers are the same.
 """
 
 from __future__ import annotations
@@ -27,18 +26,8 @@ from cstn_lib.support.machine import processors
 from cstn_lib.support.project import project_folder, user_path
 from cstn_lib.training.engine import resolve_device
 
-__all__ = [
-    "asked_for",
-    "check_parameters",
-    "chosen_notebooks",
-    "needed_experiments",
-    "reproduce",
-    "store_of",
-]
-
 PHOTOS = "tiny-imagenet"
 """What notebook 05 trains on besides, with every seed, where it is given a `data_root`."""
-
 
 START_SECONDS = 8
 """Of any process, until its packages are imported."""
@@ -68,7 +57,11 @@ def reproduce(
         InputError: a name is unknown, or a training or a notebook met an error.
     """
     names = chosen_notebooks(only)
-    _prepare_papermill()
+    # training and report work where papermill is not installed
+    if importlib.util.find_spec("papermill") is None:
+        raise InputError("papermill: not installed; expected, to run notebooks")
+    # kernels of the environment come before those of the user's home folder
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     store = store_of(parameters)
     at_once = jobs or (processors() if resolve_device(store.device) == "cpu" else 1)
     opened: dict[Experiment, Run] = {}
@@ -91,17 +84,9 @@ def reproduce(
 
 
 def asked_for(notebooks: Sequence[str], parameters: dict[str, object]) -> list[Experiment]:
-    """`needed_experiments` of notebooks with these parameters.
-
-    Args, raises: see `reproduce`; `notebooks` as of `chosen_notebooks`.
-    """
-    return needed_experiments(
-        notebooks,
-        str(parameters["profile"]),
-        dataset=str(parameters.get("dataset", "")),
-        seeds=parameters.get("seeds", 0),
-        data_root=parameters.get("data_root"),
-    )
+    """`needed_experiments` of notebooks with these parameters of theirs."""
+    names = ("profile", "dataset", "seeds", "data_root")
+    return needed_experiments(notebooks, **{n: parameters[n] for n in names if n in parameters})
 
 
 def needed_experiments(
@@ -116,13 +101,8 @@ def needed_experiments(
 
     Args:
         notebooks: names from `NOTEBOOKS`.
-        profile: one of `cstn_lib.reproduction.experiments.PROFILES`.
-        dataset: instead of the notebooks' own, with commas where there are several.
-        seeds: how many; 0: as many as the profile has.
+        profile, dataset, seeds: see `experiments_of`, and there for errors.
         data_root: folder or archive of a data set that is read; notebook 05 then trains on it, too.
-
-    Raises:
-        InputError: a name is unknown, or a notebook takes fewer data sets.
     """
     found: list[Experiment] = []
     for name, result in RESULTS.items():
@@ -155,23 +135,11 @@ def chosen_notebooks(only: Sequence[str]) -> list[str]:
     Raises:
         InputError: a name is unknown.
     """
-    return sorted({_notebook_of(name) for name in only} or NOTEBOOKS)
-
-
-def _notebook_of(name: str) -> str:
-    if name in RESULTS:
-        return RESULTS[name].notebook
-    if name in NOTEBOOKS:
-        return name
-    raise unknown_name("table, figure or notebook", name, (*RESULTS, *NOTEBOOKS))
-
-
-def _prepare_papermill() -> None:
-    # training and report work where papermill is not installed
-    if importlib.util.find_spec("papermill") is None:
-        raise InputError("papermill: not installed; expected, to run notebooks")
-    # kernels of the environment come before those of the user's home folder
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    for name in only:
+        if name not in (*RESULTS, *NOTEBOOKS):
+            raise unknown_name("table, figure or notebook", name, (*RESULTS, *NOTEBOOKS))
+    chosen = {RESULTS[name].notebook if name in RESULTS else name for name in only}
+    return sorted(chosen or NOTEBOOKS)
 
 
 def store_of(parameters: dict[str, object]) -> RunStore:
@@ -197,14 +165,10 @@ def _training_job(run: Run, profile: str) -> Job:
     return Job(
         title=run.title,
         command=[sys.executable, "-m", "cstn_lib", "train", experiment.name, *options],
-        log=_logs(store.folder) / experiment.data.name / f"{run.folder.name}.log",
+        log=run.folder.parents[1] / "logs" / experiment.data.name / f"{run.folder.name}.log",
         seconds=START_SECONDS + 1.3e-3 * work,
-        explain=_mistake,
+        explain=lambda log: last_line(log).removeprefix("cstn: "),
     )
-
-
-def _mistake(log: Path) -> str:
-    return last_line(log).removeprefix("cstn: ")
 
 
 def _notebook_job(
@@ -219,25 +183,21 @@ def _notebook_job(
         raise InputError(f"{source}: no such notebook; run this in a checkout of the repository")
     output = _executed(name, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    options = ["--kernel", "python3", "--no-progress-bar", "--parameters_yaml"]
+    log = output.parents[2] / "logs" / str(parameters["profile"]) / f"{name}.log"
+    # papermill formats its paths
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (source, output)]
+    # YAML does not put together again what JSON writes as two halves, such as emoji
+    given = json.dumps(parameters, ensure_ascii=False)
+    options = ["--kernel", "python3", "--no-progress-bar", "--parameters_yaml", given]
     return Job(
         title=source.name,
-        command=[
-            *(sys.executable, "-m", "papermill", _as_template(source), _as_template(output)),
-            # YAML does not put together again what JSON writes as two halves, such as emoji
-            *(*options, json.dumps(parameters, ensure_ascii=False)),
-        ],
-        log=_logs(parameters.get("runs_dir")) / str(parameters["profile"]) / f"{name}.log",
+        command=[sys.executable, "-m", "papermill", *paths, *options],
+        log=log,
         seconds=START_SECONDS + 20,
         explain=partial(_error_of, output),
         needs=needs,
         then=partial(show, next(r for r, result in RESULTS.items() if result.notebook == name)),
     )
-
-
-def _as_template(path: Path) -> str:
-    """A path that papermill's formatting leaves as it is."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _error_of(notebook: Path, log: Path) -> str:
@@ -246,22 +206,15 @@ def _error_of(notebook: Path, log: Path) -> str:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):  # papermill did not come so far
         return last_line(log)
-    for cell in cells:
-        for out in cell.get("outputs", []):
-            if out["output_type"] == "error":
-                said = str(out["evalue"]).strip() or out["ename"]
-                cause = said.splitlines()[0]
-                if out["ename"] != "InputError":
-                    cause = f"{out['ename']}: {cause}"
-                count = cell["execution_count"]
-                return f"cell {count}: {cause} (the executed notebook is {notebook})"
+    outputs = [(cell["execution_count"], out) for cell in cells for out in cell.get("outputs", [])]
+    for count, out in outputs:
+        if out["output_type"] == "error":
+            cause = (str(out["evalue"]).strip() or out["ename"]).splitlines()[0]
+            kind = "" if out["ename"] == "InputError" else f"{out['ename']}: "
+            return f"cell {count}: {kind}{cause} (the executed notebook is {notebook})"
     return last_line(log)
 
 
 def _executed(name: str, parameters: dict[str, object]) -> Path:
     runs = project_folder("runs", parameters.get("runs_dir"))
     return runs / "notebooks" / str(parameters["profile"]) / f"{name}.ipynb"
-
-
-def _logs(runs_dir: object) -> Path:
-    return project_folder("runs", runs_dir) / "logs"

@@ -10,8 +10,8 @@ The layer f' = conv(f, theta), for a given theta, is set against
 
 The system is set against itself with ordinary convolutions in the layer's place, and in training
 against one in which, beside them, theta is read but moves nothing. The contestants of a row take
-turns within one process, so that whatever else the machine does slows all of them down.
-Times are medians over the rounds, forward and backward where nothing else is said.
+turns, so that whatever else the machine does slows all of them down. Times are medians, forward and
+backward where nothing else is said.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,20 +41,6 @@ from cstn_lib.pyramid import CSTNLocalizer
 from cstn_lib.reproduction.experiments import RECIPES, make_experiment
 from cstn_lib.support.progress import Progress
 from cstn_lib.training.engine import autocast, supports_bfloat16
-
-__all__ = [
-    "LAYERS",
-    "LayerCase",
-    "by_copies",
-    "by_deform",
-    "measure_layer",
-    "measure_system",
-    "median_seconds",
-    "peak_megabytes",
-    "ratio_tables",
-    "run_benchmarks",
-    "system_cases",
-]
 
 
 @dataclass(frozen=True)
@@ -89,13 +76,10 @@ def system_cases(device: str) -> list[SystemCase]:
     small = replace(make_experiment("cstn", "birds-cub", "quick").model, num_classes=24)
     published = RECIPES["paper, CUB-200-2011"]
     paper = replace(published.model, num_classes=200, weights="none")
+    side, batch = published.image_size, 16 if device == "cuda" else 2
     precisions = ["float32", "bfloat16"] if supports_bfloat16(device) else ["float32"]
-    return [
-        *(SystemCase("small", small, 80, 64, precision) for precision in precisions),
-        SystemCase(
-            "resnet101", paper, published.image_size, 16 if device == "cuda" else 2, precisions[-1]
-        ),
-    ]
+    cases = [SystemCase("small", small, 80, 64, precision) for precision in precisions]
+    return [*cases, SystemCase("resnet101", paper, side, batch, precisions[-1])]
 
 
 def run_benchmarks(
@@ -112,19 +96,12 @@ def run_benchmarks(
         seconds: about how long each row's rounds take; three rounds at least.
     """
     systems = system_cases(device) if systems is None else systems
-    with Progress(total=len(layers) + len(systems), desc="bench") as bar:
-        layer, system = [], []
-        for case in layers:
-            layer.append(measure_layer(case, device, seconds))
-            bar.update()
-        for case in systems:
-            system.append(measure_system(case, device, seconds))
-            bar.update()
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     return {
-        "layer": layer,
-        "system": system,
-        "device": name,
+        "layer": [measure_layer(case, device, seconds) for case in Progress(layers, desc="layer")],
+        "system": [
+            measure_system(case, device, seconds) for case in Progress(systems, desc="system")
+        ],
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -138,9 +115,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
         share of ours that is matrix products;
         the system: images per second with CSTN as a share of those with plain convolutions.
     """
-    layer = pd.DataFrame(result["layer"])
-    shape = "C=" + layer["channels"].astype(str) + " " + layer["size"].astype(str) + "x"
-    shape += layer["size"].astype(str) + " K=" + layer["kernel"].astype(str)
+    layer, system = pd.DataFrame(result["layer"]), pd.DataFrame(result["system"])
+    shapes = [f"C={c.channels} {c.size}x{c.size} K={c.kernel}" for c in layer.itertuples()]
     ratios = pd.DataFrame(
         {
             "CSTN / conv": layer["convstn_s"] / layer["conv_s"],
@@ -152,8 +128,7 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
             "CSTN [ms]": 1000 * layer["convstn_s"],
             "CSTN peak [MB]": layer["convstn_peak_mb"],
         }
-    ).set_index(shape.rename("layer"))
-    system = pd.DataFrame(result["system"])
+    )
     shares = pd.DataFrame(
         {
             "train CSTN / plain": system["train_cstn_ips"] / system["train_plain_ips"],
@@ -162,7 +137,9 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
             "train CSTN [images/s]": system["train_cstn_ips"],
             "infer CSTN [images/s]": system["infer_cstn_ips"],
         }
-    ).set_index((system["model"] + " " + system["precision"]).rename("system"))
+    )
+    names = system["model"] + " " + system["precision"]
+    ratios.index, shares.index = pd.Index(shapes, name="layer"), pd.Index(names, name="system")
     return ratios.round(2), shares.round(2)
 
 
@@ -186,26 +163,19 @@ def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, flo
     }
     inputs = [features, theta, weight, layer.weight]
 
-    def step(way: str) -> Callable[[], None]:
-        def run() -> None:
-            ways[way]().backward(gradient)
-            for tensor in inputs:  # its gradients are the step's own memory, not the next one's
-                tensor.grad = None
+    def step(way: str) -> None:
+        ways[way]().backward(gradient)
+        for tensor in inputs:  # its gradients are the step's own memory, not the next one's
+            tensor.grad = None
 
-        return run
-
-    steps = {way: step(way) for way in ways} | {"products": three_products(case, device)}
-    both = median_seconds(steps, device, seconds)
+    steps = {way: partial(step, way) for way in ways}
+    both = median_seconds(steps | {"products": three_products(case, device)}, device, seconds)
     with torch.no_grad():
-        forward = median_seconds(
-            {way: ways[way] for way in ("conv", "convstn")}, device, seconds / 4
-        )
-    peaks = {way: peak_megabytes(step(way), device) for way in ("convstn", "copies")}
+        two = {way: ways[way] for way in ("conv", "convstn")}
+        forward = median_seconds(two, device, seconds / 4)
+    peaks = {way: peak_megabytes(steps[way], device) for way in ("convstn", "copies")}
     return {
-        "channels": case.channels,
-        "size": case.size,
-        "kernel": case.kernel,
-        "batch": case.batch,
+        **asdict(case),
         **{f"{way}_s": value for way, value in both.items()},
         **{f"{way}_forward_s": value for way, value in forward.items()},
         **{f"{way}_peak_mb": value for way, value in peaks.items()},
@@ -219,13 +189,13 @@ def three_products(case: LayerCase, device: str) -> Callable[[], None]:
     samples = torch.randn(rows, columns, device=device)
     kernel = torch.randn(case.channels, columns, device=device)
     gradient = torch.randn(rows, case.channels, device=device)
-    output, of_samples = torch.empty_like(gradient), torch.empty_like(samples)
-    of_kernel = torch.empty_like(kernel)
+    output, samples_gradient = torch.empty_like(gradient), torch.empty_like(samples)
+    kernel_gradient = torch.empty_like(kernel)
 
     def run() -> None:
         torch.mm(samples, kernel.T, out=output)
-        torch.mm(gradient, kernel, out=of_samples)
-        torch.mm(gradient.T, samples, out=of_kernel)
+        torch.mm(gradient, kernel, out=samples_gradient)
+        torch.mm(gradient.T, samples, out=kernel_gradient)
 
     return run
 
@@ -264,34 +234,28 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, case.model.num_classes, (case.batch,), device=device)
     training = TrainingConfig(lambda_theta=1e-4, alpha_scale=0.5)
-    train: dict[str, Callable[[], None]] = {}
-    infer: dict[str, Callable[[], None]] = {}
-    networks: dict[str, Callable[[], nn.Module]] = {
-        "plain": lambda: build_model(replace(case.model, head="plain")),
-        "cstn": lambda: build_model(replace(case.model, head="cstn")),
-        "theta": lambda: _Unmoved(case.model),
-    }
-    for name, build in networks.items():
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model.train()
+        optimizer.zero_grad()
+        with autocast(images.device, case.precision):
+            output = model(images)
+        model.losses(output, labels, training)["loss"].backward()
+        optimizer.step()
+
+    def forward(model: nn.Module) -> None:
+        model.eval()
+        with torch.inference_mode(), autocast(images.device, case.precision):
+            model(images)
+
+    train, infer = {}, {}
+    for name, network in (("plain", build_model), ("cstn", build_model), ("theta", _Unmoved)):
         torch.manual_seed(0)
-        model = build().to(device=device, memory_format=torch.channels_last)
+        model = network(replace(case.model, head="plain" if name == "plain" else "cstn"))
+        model.to(device=device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
-
-        def step(model=model, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
-            model.train()
-            optimizer.zero_grad()
-            with autocast(images.device, case.precision):
-                output = model(images)
-            model.losses(output, labels, training)["loss"].backward()
-            optimizer.step()
-
-        def look(model=model) -> None:  # type: ignore[no-untyped-def]
-            model.eval()
-            with torch.inference_mode(), autocast(images.device, case.precision):
-                model(images)
-
-        train[name] = step
-        if name != "theta":
-            infer[name] = look
+        train[name], infer[name] = partial(step, model, optimizer), partial(forward, model)
+    del infer["theta"]
     trained = median_seconds(train, device, seconds)
     inferred = median_seconds(infer, device, seconds)
     return {
@@ -307,7 +271,7 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
 class _Unmoved(CSTNLocalizer):
     """CSTN whose thetas are read and penalised, beside ordinary convolutions."""
 
-    def look(
+    def apply_layer(
         self, layer: ConvSTN2d, features: Tensor, window: Window, transform: bool
     ) -> tuple[Tensor, Tensor, None]:
         return layer.plain(features)[0], layer.localization(features), None
@@ -317,16 +281,21 @@ def median_seconds(
     contestants: dict[str, Callable[[], object]], device: str, seconds: float
 ) -> dict[str, float]:
     """Median time of each contestant over rounds in which each runs once."""
+
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():  # warm: caches, compiled code, chosen algorithms
         run()
     started = time.perf_counter()
-    while len(times[next(iter(times))]) < 3 or time.perf_counter() - started < seconds:
+    while min(map(len, times.values())) < 3 or time.perf_counter() - started < seconds:
         for name, run in contestants.items():
-            _synchronize(device)
+            synchronize()
             begun = time.perf_counter()
             run()
-            _synchronize(device)
+            synchronize()
             times[name].append(time.perf_counter() - begun)
     return {name: float(np.median(values)) for name, values in times.items()}
 
@@ -351,15 +320,10 @@ def peak_megabytes(run: Callable[[], object], device: str) -> float:
         path = Path(folder) / "trace.json"
         record.export_chrome_trace(str(path))
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    events = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
-    memory = [e["args"] for e in events]
+    memory = [e for e in events if e.get("name") == "[memory]"]
+    memory = [e["args"] for e in sorted(memory, key=lambda e: e["ts"])]
     if not memory:
         return 0.0
     # the profiler goes on counting from where its last record ended
     before = memory[0]["Total Allocated"] - memory[0]["Bytes"]
     return (max(e["Total Allocated"] for e in memory) - before) / 1e6
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()

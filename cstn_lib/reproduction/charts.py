@@ -17,15 +17,13 @@ from cstn_lib.reproduction.areas import WITH, WITHOUT
 from cstn_lib.reproduction.claims import HOLDS, HOLDS_IN_PART, HOLDS_NOT, NOT_TESTED, Verdict
 from cstn_lib.reproduction.comparison import MISSES
 
-__all__ = [
-    "draw_area_histogram",
-    "draw_rates",
-    "plot_area_panels",
-    "plot_by_area",
-    "plot_claims",
-    "plot_methods",
-    "plot_misses",
-]
+_PAPER = {
+    "marker": "D",
+    "facecolor": "none",
+    "edgecolor": "0.3",
+    "label": "printed in the paper",
+    "zorder": 3,
+}
 
 
 def plot_methods(
@@ -34,7 +32,7 @@ def plot_methods(
     """A share of test images for each method, with what the paper printed.
 
     Args:
-        intervals: of fractions, by method from top to bottom, one a seed
+        intervals: of fractions, by method from top to bottom, one per seed
             (`cstn_lib.evaluation.metrics.image_interval`).
         published: percentages, by method, where the paper has one.
     """
@@ -43,17 +41,16 @@ def plot_methods(
         ours = name.startswith("CSTN")
         places = row + 0.22 * (np.arange(len(seeds)) - (len(seeds) - 1) / 2)
         means = np.array([seed.mean for seed in seeds])
-        reach = np.abs([[seed.low, seed.high] for seed in seeds] - means[:, None]).T
+        below_above = np.abs([[seed.low, seed.high] for seed in seeds] - means[:, None]).T
         ax.errorbar(
             *(100 * means, places),
-            xerr=100 * reach,
+            xerr=100 * below_above,
             fmt="o" if ours else "s",
             color=BOX_STYLES["transformed"]["edgecolor"] if ours else "0.25",
             label=("CSTN" if ours else "others") + ", with 95 % interval",
         )
         if name in published:
-            look = {"marker": "D", "s": 45, "facecolor": "none", "edgecolor": "0.3"}
-            ax.scatter(published[name], row, **look, label="printed in the paper", zorder=3)
+            ax.scatter(published[name], row, s=45, **_PAPER)
     ax.set(
         yticks=range(len(intervals)),
         yticklabels=intervals,
@@ -62,10 +59,7 @@ def plot_methods(
     )
     ax.invert_yaxis()
     ax.grid(axis="x", color="0.92")
-    by_label = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        by_label.values(), by_label, loc="outside lower center", ncols=3, frameon=False, fontsize=10
-    )
+    _legend_below(figure, ax, 3, fontsize=10)
     return figure
 
 
@@ -84,11 +78,10 @@ def plot_by_area(groups: pd.DataFrame) -> Figure:
         line = "-" if name == "CSTN" else "--"
         look = {"marker": marker, "color": color, "linestyle": line, "label": name}
         ax.plot(groups.index + 1, 100 * groups[name], **look)
+    ranges = [f"{100 * g.smallest:.0f} – {100 * g.largest:.0f}" for g in groups.itertuples()]
     ax.set(
         xticks=groups.index + 1,
-        xticklabels=[
-            f"{100 * g.smallest:.0f} – {100 * g.largest:.0f}" for g in groups.itertuples()
-        ],
+        xticklabels=ranges,
         xlabel="area of the largest object [% of the image], equally many images in each group",
         ylabel="images localized [%]",
         ylim=(0, 102),
@@ -116,9 +109,7 @@ def plot_misses(kinds: Mapping[str, np.ndarray]) -> Figure:
         start += share
     ax.set(xlabel="test images [%]", xlim=(0, 100))
     ax.invert_yaxis()
-    figure.legend(
-        *ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
-    )
+    _legend_below(figure, ax, 4)
     return figure
 
 
@@ -134,7 +125,7 @@ _VERDICT_STYLES = {
 def plot_claims(verdicts: Sequence[Verdict]) -> Figure:
     """All claims at a glance: ours filled with its interval, the paper's hollow.
 
-    One row a claim; its numbers stand below each other in it, in the order of
+    One row per claim; its numbers stand below each other in it, in the order of
     `cstn_lib.reproduction.claims.measured_table`. To the right of zero a number speaks for its
     claim; where a claim says that nothing much changes, a grey bar spans what it allows.
 
@@ -152,20 +143,18 @@ def plot_claims(verdicts: Sequence[Verdict]) -> Figure:
             place = middle + 0.6 * (at - (count - 1) / 2)
             if m.within is not None:
                 ax.plot([-m.within, m.within], [place] * 2, color="0.85", linewidth=7, zorder=0)
-            reach = [[m.here.mean - m.here.low], [m.here.high - m.here.mean]]
+            below_above = [[m.here.mean - m.here.low], [m.here.high - m.here.mean]]
             look = {"fmt": style["marker"], "color": style["color"], "label": verdict.verdict}
-            ax.errorbar(m.here.mean, place, xerr=reach, markersize=5, **look)
+            ax.errorbar(m.here.mean, place, xerr=below_above, markersize=5, **look)
             if m.paper is not None:
-                look = {"marker": "D", "s": 30, "facecolor": "none", "edgecolor": "0.3"}
-                ax.scatter(m.paper, place, **look, label="printed in the paper", zorder=3)
+                ax.scatter(m.paper, place, s=30, **_PAPER)
     ax.hlines(np.cumsum(heights)[:-1], 0, 1, transform=ax.get_yaxis_transform(), color="0.93")
     ax.axvline(0, color="0.5", linewidth=1, zorder=1)
     names = [f"{verdict.claim.text} ({verdict.dataset})" for verdict in verdicts]
     ax.set(yticks=middles, ylim=(heights.sum(), 0))
     ax.set_yticklabels(names, fontsize=9)
     ax.set_xlabel("percentage points; right of 0 speaks for the claim")
-    by_label = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=4, frameon=False)
+    _legend_below(figure, ax, 4)
     return figure
 
 
@@ -190,15 +179,9 @@ def draw_area_histogram(ax: Axes, histogram: AreaHistogram, title: str = "") -> 
     ax.bar_label(drawn, fmt="%d", fontsize=8, padding=1)
     names = [name for name in _COUNT_STYLES if name in histogram.localized]
     for place, name in enumerate(names):
-        ax.bar(
-            left + width * (0.1 + 0.4 * place),
-            histogram.localized[name],
-            0.4 * width,
-            align="edge",
-            label=f"localized {name}",
-            linewidth=0.8,
-            **_COUNT_STYLES[name],
-        )
+        start, counts = left + width * (0.1 + 0.4 * place), histogram.localized[name]
+        look = {"label": f"localized {name}", "linewidth": 0.8, **_COUNT_STYLES[name]}
+        ax.bar(start, counts, 0.4 * width, align="edge", **look)
     ax.set(xlabel="area of the object [% of the image]", ylabel="images", title=title)
     ax.set(xlim=(percent[0] - 0.2 * width[0], percent[-1] + 0.2 * width[-1]))
 
@@ -222,12 +205,7 @@ def plot_area_panels(
         ax.title.set_fontsize(10)
     for ax in axes[0, 1:]:
         ax.set_ylabel("")
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-    )
+    _legend_below(figure, axes[0, 0], 3)
     return figure
 
 
@@ -237,11 +215,15 @@ def draw_rates(ax: Axes, rates: pd.DataFrame, label: str, marker: str, **style: 
     Args:
         rates: of `cstn_lib.reproduction.areas.rates_by_area`.
     """
-    percent = 100 * rates
-    reach = [
-        (percent["rate"] - percent["low"]).clip(0),
-        (percent["high"] - percent["rate"]).clip(0),
-    ]
+    area, rate, low, high = (100 * rates[name] for name in ("area", "rate", "low", "high"))
+    below_above = [(rate - low).clip(0), (high - rate).clip(0)]
     look = {"capsize": 2, "linewidth": 1.5, "elinewidth": 0.8, "markersize": 5, **style}
-    ax.errorbar(percent["area"], percent["rate"], yerr=reach, label=label, marker=marker, **look)
+    ax.errorbar(area, rate, yerr=below_above, label=label, marker=marker, **look)
     ax.set(xlabel="area of the object [% of the image]", ylim=(-2, 102))
+
+
+def _legend_below(figure: Figure, ax: Axes, columns: int, **style: object) -> None:
+    """One legend below the figure; a label that stands for several artists is told once."""
+    by_label = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    look = {"loc": "outside lower center", "ncols": columns, "frameon": False, **style}
+    figure.legend(by_label.values(), by_label, **look)

@@ -1,8 +1,7 @@
 """Two methods on the same images: whose boxes are right, on which objects, and why not.
 
-Tables IV and V rank methods by one number each. What explains a rank is found image by image, in
-the predictions tables: every function here reads those alone, one box an image, the box that
-GT-Known Loc judges.
+Tables IV and V rank methods by one number each; what explains a rank is found image by image, in
+the predictions tables, of one box per image: the one that GT-Known Loc judges.
 """
 
 from __future__ import annotations
@@ -25,20 +24,6 @@ from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import THRESHOLDS
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.errors import InputError
-
-__all__ = [
-    "MISSES",
-    "gt_known_boxes",
-    "hit_difference",
-    "hits_by_area",
-    "hits_on_test",
-    "kinds_of_misses",
-    "motion",
-    "object_areas",
-    "paired_difference",
-    "settings",
-    "transform_gain",
-]
 
 MISSES = ("right", "shifted", "too large", "too small")
 """What `kinds_of_misses` tells apart."""
@@ -83,29 +68,31 @@ def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> n
     """
     if len(ours) != len(theirs):
         raise InputError(f"expected as many seeds of both, got {len(ours)} and {len(theirs)}")
-    right, wrong = (
-        np.stack([hits_on_test(run)[metric] for run in runs]) for runs in (ours, theirs)
-    )
-    return right.astype(int) - wrong
+    right = [np.stack([hits_on_test(run)[metric] for run in runs]) for runs in (ours, theirs)]
+    return right[0].astype(int) - right[1]
+
+
+def stacked_hits(runs: Sequence[Run], metric: str, *, transform: bool = True) -> np.ndarray:
+    """(seeds, n) 0 or 1: which test images are right, see `cstn_lib.evaluation.metrics.hits`.
+
+    Args:
+        metric: a column of it.
+        transform: False judges the default boxes.
+    """
+    every = [hits(run.predictions(), transform=transform)[metric] for run in runs]
+    return np.stack(every).astype(int)
 
 
 def transform_gain(runs: Sequence[Run], metric: str) -> np.ndarray:
     """(seeds, n) in -1, 0, 1: 1 where only the transformed box is right, -1 where only the default.
 
-    Args:
-        runs: of a network with default boxes.
-        metric: a column of `cstn_lib.evaluation.metrics.hits`.
+    See `stacked_hits` for the arguments.
     """
-    tables = [run.predictions() for run in runs]
-    moved, fixed = (
-        np.stack([hits(table, transform=transform)[metric] for table in tables]).astype(int)
-        for transform in (True, False)
-    )
-    return moved - fixed
+    return stacked_hits(runs, metric) - stacked_hits(runs, metric, transform=False)
 
 
 def motion(run: Run) -> pd.DataFrame:
-    """What theta does to the winning window under the true class, one row a test image.
+    """What theta does to the winning window under the true class, one row per test image.
 
     Returns:
         ``distance`` of theta to the identity, whose square L_theta sums (Eq. 2); ``area factor``,
@@ -139,21 +126,18 @@ def hits_by_area(areas: np.ndarray, hit: Mapping[str, np.ndarray], groups: int =
         groups: how many, of equally many images each.
 
     Returns:
-        one row a group: ``smallest``, ``largest`` and ``median`` area in it, ``images``, and a
+        one row per group: ``smallest``, ``largest`` and ``median`` area in it, ``images``, and a
         fraction for each name.
     """
     order = np.array_split(np.argsort(areas, kind="stable"), groups)
-    rows = [
-        {
-            "smallest": areas[some].min(),
-            "median": np.median(areas[some]),
-            "largest": areas[some].max(),
-            "images": len(some),
-        }
-        | {name: float(right[some].mean()) for name, right in hit.items()}
-        for some in order
-    ]
-    return pd.DataFrame(rows)
+    columns = {
+        "smallest": [areas[some].min() for some in order],
+        "median": [np.median(areas[some]) for some in order],
+        "largest": [areas[some].max() for some in order],
+        "images": [len(some) for some in order],
+    }
+    rates = {name: [float(right[some].mean()) for some in order] for name, right in hit.items()}
+    return pd.DataFrame(columns | rates)
 
 
 def kinds_of_misses(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
@@ -165,7 +149,7 @@ def kinds_of_misses(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
 
     Args:
         boxes: (n, 4), ``xyxy`` in [0, 1].
-        truth: at least one box an image.
+        truth: at least one box per image.
     """
     counts = np.diff(truth.offsets)
     owners = np.repeat(np.arange(len(boxes)), counts)

@@ -1,9 +1,9 @@
 """Every training of the project as a named configuration, and the profiles that size them.
 
-An `Experiment` is everything a run depends on but the content of the data. This file is the only
-place where hyper-parameters are written down: `RECIPES` holds what all methods share on a kind of
-data, `PROFILES` how much work is done, and the studies what their names change. Those of the small
-network were chosen on the val splits, those of the ``paper`` profile are the published ones.
+Hyper-parameters are written down here and nowhere else: `RECIPES` holds what all methods share on a
+kind of data, `PROFILES` how much work is done, and the studies what their names change. Those of
+the small network were chosen on the val splits, those of the ``paper`` profile are the published
+ones.
 """
 
 from __future__ import annotations
@@ -15,30 +15,15 @@ from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
 from cstn_lib.data import DATASETS, READERS, DataConfig
 from cstn_lib.data.photos.reading import SPLITS
 from cstn_lib.losses import authors_weight
+from cstn_lib.models import HEADS
 from cstn_lib.reproduction.paper import STANDS_FOR
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.training.engine import TrainingConfig, check_precision
 
-__all__ = [
-    "ALPHA_STUDY",
-    "EXPERIMENTS",
-    "LAMBDA_STUDY",
-    "LEVEL_STUDY",
-    "PROFILES",
-    "RECIPES",
-    "STUDIES",
-    "Experiment",
-    "Profile",
-    "Recipe",
-    "make_experiment",
-    "profile_named",
-    "seeded_experiments",
-]
-
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training."""
+    """One training: everything it depends on but the content of the data."""
 
     name: str
     data: DataConfig
@@ -68,68 +53,27 @@ class Profile:
     """
 
     name: str
-    seeds: int
-    train: int
-    val: int
-    test: int
-    pretrain: int
-    epochs: int
-    warmup_epochs: int
+    seeds: int = 1
+    train: int = 4000
+    val: int = 600
+    test: int = 1200
+    pretrain: int = 6000
+    epochs: int = 4
+    warmup_epochs: int = 1
     photos: int | None = None
     photo_epochs: int = 6
     photo_warmup_epochs: int = 2
     published: bool = False
 
 
-LAPTOP = {
-    "train": 4000,
-    "val": 600,
-    "test": 1200,
-    "pretrain": 6000,
-    "epochs": 4,
-    "warmup_epochs": 1,
-}
+_FEW = {"train": 48, "val": 24, "test": 48, "pretrain": 48, "photos": 60}
+_LONG = {"epochs": 20, "warmup_epochs": 0, "photo_epochs": 20, "photo_warmup_epochs": 0}
 PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            "smoke",
-            seeds=1,
-            train=48,
-            val=24,
-            test=48,
-            pretrain=48,
-            epochs=2,
-            warmup_epochs=1,
-            photos=60,
-            photo_epochs=2,
-            photo_warmup_epochs=1,
-        ),
-        Profile("quick", seeds=1, **LAPTOP),
-        Profile("cpu", seeds=3, **LAPTOP),
-        Profile(
-            "paper",
-            seeds=1,
-            **LAPTOP | {"epochs": 20, "warmup_epochs": 0},
-            photo_epochs=20,
-            photo_warmup_epochs=0,
-            published=True,
-        ),
-    )
+    "smoke": Profile("smoke", **_FEW, epochs=2, photo_epochs=2, photo_warmup_epochs=1),
+    "quick": Profile("quick"),
+    "cpu": Profile("cpu", seeds=3),
+    "paper": Profile("paper", **_LONG, published=True),
 }
-
-HEADS = {
-    "cstn": "cstn",
-    "plain": "plain",
-    "cam": "cam",
-    "has": "has",
-    "acol": "acol",
-    "spg": "spg",
-    "adl": "adl",
-    "stn": "stn",
-    "deform": "deform",
-}
-"""The head (`cstn_lib.config.ModelConfig`) of each method."""
 
 LEVEL_STUDY = {"cstn-level-4": "4", "cstn-level-5": "5"}
 """Figure 6 and 8: the only level that votes."""
@@ -148,8 +92,8 @@ STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY)
 EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
 ``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
-images, augmentation and schedule. ``cstn-...``: ``cstn`` with one thing changed. ``pretrain``: the
-small backbone's pretraining."""
+images, augmentation and schedule, by their heads. ``cstn-...``: ``cstn`` with one thing changed.
+``pretrain``: the small backbone's pretraining."""
 
 # default boxes of 0.47 and 0.56 of the image's side; photographs are filled more: 0.79 and 0.78
 BIRD_LEVELS = (LevelConfig("4", 4, dilation=3), LevelConfig("5", 6))
@@ -181,49 +125,38 @@ class Recipe:
 # fast as the rest. The learning rate is constant: its published steps come at epoch 20 and later.
 # The other methods' own papers differ in more than the schedule: they stand on VGG-16, GoogLeNet,
 # Inception-v3 or ResNet-50-SE, most of them with a finer last map than the 10 x 10 cells here.
-PAPER_MODEL = ModelConfig(
-    backbone="resnet101",
-    weights="imagenet",
-    levels=PAPER_LEVELS,
-    channels=512,
-    localization_channels=512,
-    frozen_stages=2,
-)
-PAPER_TRAINING = TrainingConfig(
-    batch_size=16,
-    optimizer="sgd",
-    lr=1e-3,
-    localization_lr=1.0,
-    weight_decay=1e-4,
-    schedule="constant",
-    alpha_scale=authors_weight(5.0),
-)
+def _published(printed_lambda: float) -> Recipe:
+    model = ModelConfig(
+        backbone="resnet101",
+        weights="imagenet",
+        levels=PAPER_LEVELS,
+        channels=512,
+        localization_channels=512,
+        frozen_stages=2,
+    )
+    training = TrainingConfig(
+        batch_size=16,
+        optimizer="sgd",
+        lr=1e-3,
+        localization_lr=1.0,
+        weight_decay=1e-4,
+        schedule="constant",
+        lambda_theta=authors_weight(printed_lambda),
+        alpha_scale=authors_weight(5.0),
+    )
+    return Recipe(model, training, image_size=320, unit=authors_weight(1))
 
+
+BIRD_MODEL = ModelConfig(levels=BIRD_LEVELS, frozen_stages=2)
 RECIPES = {
-    "birds-cub": Recipe(
-        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
-        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=5.0),
-    ),
-    "birds-ilsvrc": Recipe(
-        ModelConfig(levels=BIRD_LEVELS, frozen_stages=2),
-        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=16.0),
-    ),
+    "birds-cub": Recipe(BIRD_MODEL, TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=5.0)),
+    "birds-ilsvrc": Recipe(BIRD_MODEL, TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=16.0)),
     "photos": Recipe(
         ModelConfig(weights="none", levels=PHOTO_LEVELS),
         TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=0.5),
     ),
-    "paper, CUB-200-2011": Recipe(
-        PAPER_MODEL,
-        replace(PAPER_TRAINING, lambda_theta=authors_weight(1e-4)),
-        image_size=320,
-        unit=authors_weight(1),
-    ),
-    "paper, ImageNet": Recipe(
-        PAPER_MODEL,
-        replace(PAPER_TRAINING, lambda_theta=authors_weight(1e-3)),
-        image_size=320,
-        unit=authors_weight(1),
-    ),
+    "paper, CUB-200-2011": _published(1e-4),
+    "paper, ImageNet": _published(1e-3),
 }
 """By the data set, ``photos`` for all that are read; in the ``paper`` profile by the paper's data
 set whose place it takes (`cstn_lib.reproduction.paper.STANDS_FOR`), and like ImageNet where it
@@ -267,30 +200,31 @@ def make_experiment(
         return _pretrain(size, precision, seed)
     method = "cstn" if name in STUDIES else name
     read = dataset in READERS
-    recipe = _recipe(dataset, size)
+    recipe = RECIPES.get(dataset, RECIPES["photos"])
+    if size.published:
+        recipe = RECIPES[f"paper, {STANDS_FOR.get(dataset, 'ImageNet')}"]
     images = {split: size.photos if read else getattr(size, split) for split in SPLITS}
     data = DataConfig(dataset, image_size=recipe.image_size, **images)
-    model = replace(recipe.model, head=HEADS[method])
+    model = replace(recipe.model, head=method)
     if name in LEVEL_STUDY:
         voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
         model = replace(model, levels=voting)
-    training = replace(
-        recipe.training,
-        epochs=size.photo_epochs if read else size.epochs,
-        warmup_epochs=size.photo_warmup_epochs if read else size.warmup_epochs,
-        precision=precision,
-    )
+    own = {
+        "epochs": size.photo_epochs if read else size.epochs,
+        "warmup_epochs": size.photo_warmup_epochs if read else size.warmup_epochs,
+        "precision": precision,
+    }
     if method not in ("cstn", "stn", "deform"):  # nothing moves
-        training = replace(training, warmup_epochs=0)
+        own["warmup_epochs"] = 0
     if method not in ("cstn", "stn"):  # no theta
-        training = replace(training, lambda_theta=0.0)
+        own["lambda_theta"] = 0.0
     if method not in ("cstn", "plain", "deform"):  # no levels
-        training = replace(training, alpha_scale=0.0)
+        own["alpha_scale"] = 0.0
     if name in LAMBDA_STUDY:
-        training = replace(training, lambda_theta=recipe.unit * LAMBDA_STUDY[name])
+        own["lambda_theta"] = recipe.unit * LAMBDA_STUDY[name]
     if name in ALPHA_STUDY:
-        training = replace(training, alpha_scale=recipe.unit * ALPHA_STUDY[name])
-    return Experiment(name, data, model, training, seed)
+        own["alpha_scale"] = recipe.unit * ALPHA_STUDY[name]
+    return Experiment(name, data, model, replace(recipe.training, **own), seed)
 
 
 def seeded_experiments(
@@ -321,12 +255,6 @@ def seeded_experiments(
         if name == "cstn" or replace(make_experiment(name, dataset, profile), name="cstn") != cstn
     ]
     return [make_experiment(name, dataset, profile, seed=seed) for name in own for seed in each]
-
-
-def _recipe(dataset: str, size: Profile) -> Recipe:
-    if size.published:
-        return RECIPES[f"paper, {STANDS_FOR.get(dataset, 'ImageNet')}"]
-    return RECIPES.get(dataset, RECIPES["photos"])
 
 
 def _pretrain(size: Profile, precision: str, seed: int) -> Experiment:

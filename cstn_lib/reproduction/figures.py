@@ -14,20 +14,11 @@ from cstn_lib.reproduction.areas import counts_by_area, counts_table
 from cstn_lib.reproduction.claims import Verdict, claims_table
 from cstn_lib.reproduction.paper import FIGURE_6, STANDS_FOR
 from cstn_lib.reproduction.runs import Run
-from cstn_lib.reproduction.tables import runs_of, save_table_files
+from cstn_lib.reproduction.tables import required_runs, save_table_files
 from cstn_lib.support.atomic import atomic_file
-from cstn_lib.support.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = [
-    "FIGURE_6_PANELS",
-    "figure_6",
-    "figure_8",
-    "save_claims_files",
-    "save_figure_files",
-]
 
 FIGURE_6_PANELS = dict(zip(FIGURE_6, ("cstn-level-4", "cstn-level-5", "cstn"), strict=True))
 """The experiment behind each panel: only one level votes, or both."""
@@ -37,12 +28,9 @@ def figure_6(runs: Sequence[Run]) -> dict[str, AreaHistogram]:
     """The counts of Figure 6, panel by panel; seeds are averaged.
 
     Raises:
-        InputError: an experiment of `FIGURE_6_PANELS` is missing.
+        InputError: an experiment of `FIGURE_6_PANELS` is missing, or there are several data sets.
     """
-    groups = runs_of(runs)
-    missing = [name for name in FIGURE_6_PANELS.values() if name not in groups]
-    if missing:
-        raise InputError(f"runs of {', '.join(groups) or 'nothing'}: {', '.join(missing)} missing")
+    groups = required_runs(runs, tuple(FIGURE_6_PANELS.values()))
     return {panel: counts_by_area(groups[name]) for panel, name in FIGURE_6_PANELS.items()}
 
 

@@ -1,7 +1,6 @@
 """Commands side by side: some at a time, each a process of its own, one line when one is done.
 
-A training on one thread uses a processor best, so a machine with several is busiest with several
-trainings. This module knows nothing of trainings: it starts processes, counts, and stops them.
+A training on one thread uses a processor best, so several processors want several trainings.
 """
 
 from __future__ import annotations
@@ -10,15 +9,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.machine import processors
-
-__all__ = ["Job", "last_line", "run_jobs", "stopped_by_signals"]
 
 PATIENCE = 20
 """Seconds that a process has to end itself when it is told to."""
@@ -63,8 +60,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
     Raises:
         InputError: a job failed; the others were stopped.
     """
-    progress = _Progress(jobs, at_once)
-    waiting, finished = list(jobs), set()
+    waiting, finished = list(jobs), {}
     running: dict[subprocess.Popen, tuple[Job, float]] = {}
     environment = {
         "OMP_NUM_THREADS": str(max(1, processors() // min(at_once, len(jobs) or 1))),
@@ -73,7 +69,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
     }
     try:
         while waiting or running:
-            ready = [job for job in waiting if finished.issuperset(job.needs)]
+            ready = [job for job in waiting if finished.keys() >= set(job.needs)]
             for job in ready[: at_once - len(running)]:
                 waiting.remove(job)
                 running[_start(job, environment)] = job, time.perf_counter()
@@ -83,8 +79,8 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
                     raise InputError(
                         f"{job.title}, {_killed(process) or job.explain(job.log)} (log: {job.log})"
                     )
-                finished.add(job)
-                progress.finished(job, time.perf_counter() - started)
+                finished[job] = time.perf_counter() - started
+                print(_progress(jobs, finished, at_once), flush=True)
                 job.then()
             time.sleep(0.05)
     finally:
@@ -141,26 +137,20 @@ def _killed(process: subprocess.Popen) -> str:
     return f"killed by {name}" + (", out of memory?" if name == "SIGKILL" else "")
 
 
-class _Progress:
-    """How far all jobs are, and how long the rest takes if it goes on at this rate."""
+def _progress(jobs: Sequence[Job], finished: Mapping[Job, float], at_once: int) -> str:
+    """The last job finished, and how long the rest takes if it goes on at this rate.
 
-    def __init__(self, jobs: Sequence[Job], at_once: int) -> None:
-        self.jobs = len(jobs)
-        self.at_once = at_once
-        self.done = 0
-        self.width = max((len(job.title) for job in jobs), default=0)
-        self.to_come = sum(job.seconds for job in jobs)
-        self.spent, self.expected = 0.0, 0.0
-
-    def finished(self, job: Job, seconds: float) -> None:
-        self.done += 1
-        self.to_come -= job.seconds
-        self.spent += seconds
-        self.expected += job.seconds
-        rest = self.to_come * self.spent / self.expected / self.at_once
-        left = f"about {_duration(rest)} left" if self.done < self.jobs else "all done"
-        count = f"{self.done:{len(str(self.jobs))}}/{self.jobs}"
-        print(f"{count}  {job.title:{self.width}}  {seconds:6.1f} s  {left}", flush=True)
+    Args:
+        finished: seconds that each took, in the order in which they ended.
+    """
+    last, seconds = list(finished.items())[-1]
+    expected = sum(job.seconds for job in finished)
+    to_come = sum(job.seconds for job in jobs) - expected
+    rest = to_come * sum(finished.values()) / expected / at_once
+    left = f"about {_duration(rest)} left" if len(finished) < len(jobs) else "all done"
+    width = max(len(job.title) for job in jobs)
+    count = f"{len(finished):{len(str(len(jobs)))}}/{len(jobs)}"
+    return f"{count}  {last.title:{width}}  {seconds:6.1f} s  {left}"
 
 
 def _duration(seconds: float) -> str:

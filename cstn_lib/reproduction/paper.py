@@ -7,21 +7,6 @@ cell blank.
 
 from __future__ import annotations
 
-__all__ = [
-    "FIGURE_6",
-    "FIGURE_6_AREAS",
-    "RECALL",
-    "STANDS_FOR",
-    "TABLE_1",
-    "TABLE_1_TEXT",
-    "TABLE_2",
-    "TABLE_2_CAPTION",
-    "TABLE_3",
-    "TABLE_4",
-    "TABLE_5",
-    "TABLE_COLUMNS",
-]
-
 STANDS_FOR = {
     "birds-cub": "CUB-200-2011",
     "cub": "CUB-200-2011",

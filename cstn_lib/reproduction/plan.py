@@ -1,8 +1,7 @@
 """What ``cstn reproduce`` would do, without doing it: its ``--dry-run``.
 
-Which trainings the chosen notebooks need, on which images, which of them are finished, and what
-disk they take. Nothing is drawn, decoded, downloaded, trained or written. Of photographs that were
-not decoded yet the lists are read and the files' headers.
+Nothing is drawn, decoded, downloaded, trained or written. Of photographs that were not decoded yet
+the lists are read and the files' headers.
 """
 
 from __future__ import annotations
@@ -24,21 +23,13 @@ from cstn_lib.reproduction.batch import asked_for, chosen_notebooks, store_of
 from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.reproduction.runs import RunStore
 
-__all__ = ["Plan", "bytes_on_disk", "make_plan"]
-
-
 MOMENTS = {"adamw": 2, "sgd": 1}
-"""Numbers that the optimizer keeps for each that it trains."""
+"""Numbers that each optimizer keeps for each number that it trains."""
 
 
 @cache
 def bytes_on_disk(model: ModelConfig, optimizer: str) -> tuple[int, int]:
-    """Of a finished run's network, and of a checkpoint in training; shapes are all it takes.
-
-    Args:
-        model: with its number of classes.
-        optimizer: a key of `MOMENTS`.
-    """
+    """Of a finished run's network, and of a checkpoint in training; shapes are all it takes."""
     with torch.device("meta"):  # where the backbone starts may have to be downloaded
         network = build_model(replace(model, weights="none"))
     state = sum(t.numel() * t.element_size() for t in network.state_dict().values())
@@ -53,7 +44,7 @@ class Plan:
     Attributes:
         profile: its name.
         notebooks: that would be executed, in reading order.
-        trainings: one row a training: ``experiment``, ``data set``, ``seed``, ``state``
+        trainings: one row per training: ``experiment``, ``data set``, ``seed``, ``state``
             (``"finished"``, ``"begun"`` or ``"to do"``), ``images``, ``epochs``, ``steps``, and in
             bytes ``weights`` and ``checkpoint``.
         images: bytes of pixels still to be drawn or decoded, by data set.
@@ -89,22 +80,17 @@ class Plan:
 
     def _table(self) -> str:
         """Seeds share a row."""
-        rows = []
-        for (name, data), seeds in self.trainings.groupby(["experiment", "data set"], sort=False):
-            first = seeds.iloc[0]
-            rows.append(
-                {
-                    "experiment": name,
-                    "data set": data,
-                    "seeds": " ".join(map(str, seeds["seed"])),
-                    "state": _joined(seeds["state"]),
-                    "images": f"{first['images']:,}",
-                    "epochs": first["epochs"],
-                    "steps": f"{first['steps']:,}",
-                    "disk": _gb(first["weights"]),
-                }
-            )
-        return pd.DataFrame(rows).to_string(index=False)
+        groups = self.trainings.groupby(["experiment", "data set"], sort=False)
+        table = groups.agg(
+            seeds=("seed", lambda seeds: " ".join(map(str, seeds))),
+            state=("state", _joined),
+            images=("images", "first"),
+            epochs=("epochs", "first"),
+            steps=("steps", "first"),
+            disk=("weights", "first"),
+        )
+        formats = {"images": "{:,}".format, "steps": "{:,}".format, "disk": _gb}
+        return table.reset_index().to_string(index=False, formatters=formats)
 
 
 def make_plan(only: Sequence[str], parameters: dict[str, object]) -> Plan:
@@ -124,18 +110,22 @@ def make_plan(only: Sequence[str], parameters: dict[str, object]) -> Plan:
     for (data, _), found in splits.items():
         images[data.name] = images.get(data.name, 0) + found.missing_bytes
     rows = [_row(e, splits[e.data, e.training_split], store) for e in needed]
-    backbones = [e.model.backbone for e in needed if e.model.weights == "imagenet"]
-    starting = {name: _downloaded(name) for name in backbones}
+    # where torchvision keeps what `cstn_lib.backbones` starts from
+    kept = Path(torch.hub.get_dir()) / "checkpoints"
+    starting = {}
+    for name in dict.fromkeys(e.model.backbone for e in needed if e.model.weights == "imagenet"):
+        published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+        starting[name] = kept / Path(published.url).name
     return Plan(str(parameters["profile"]), notebooks, pd.DataFrame(rows), images, starting)
 
 
 def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[str, object]:
-    training = experiment.training
     state = "to do"
     if train.fingerprint is not None:  # or its images are new, and so would be the run
         run = store.open_on(experiment, train.classes, train.fingerprint)
         state = "finished" if run.finished else "begun" if run.begun else state
     model = replace(experiment.model, num_classes=train.classes)
+    training = experiment.training
     weights, checkpoint = bytes_on_disk(model, training.optimizer)
     return {
         "experiment": experiment.name,
@@ -150,18 +140,10 @@ def _row(experiment: Experiment, train: SplitOutline, store: RunStore) -> dict[s
     }
 
 
-def _downloaded(backbone: str) -> Path:
-    """Where torchvision keeps the ImageNet weights that `cstn_lib.backbones` starts from."""
-    published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
-
-
 def _joined(states: pd.Series) -> str:
     """``to do``, or ``2 finished, 1 to do`` where seeds differ."""
     counts = states.value_counts(sort=False)
-    if len(counts) == 1:
-        return str(counts.index[0])
-    return ", ".join(f"{count} {state}" for state, count in counts.items())
+    return ", ".join(f"{n} {state}" if len(counts) > 1 else state for state, n in counts.items())
 
 
 def _gb(size: float) -> str:

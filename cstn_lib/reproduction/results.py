@@ -1,8 +1,4 @@
-"""Every notebook, the result it makes and the trainings that needs: the one list of them all.
-
-Commands, pages, batch jobs and the notebooks themselves ask it. How a table or a figure is computed
-is in `cstn_lib.reproduction.tables`, `.figures` and `.claims`.
-"""
+"""Every notebook, the result it makes and the trainings that needs: the one list of them all."""
 
 from __future__ import annotations
 
@@ -21,8 +17,6 @@ from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import METHODS, comparison_table, table_1, table_2, table_3
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.project import figures_folder
-
-__all__ = ["NOTEBOOKS", "RESULTS", "Result", "experiments_of", "result_file"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +48,15 @@ def _lesson(notebook: str, *experiments: str) -> Result:
     return Result(notebook, ("birds-cub",), (experiments,), one_seed=True)
 
 
-_BOTH = ("birds-cub", "birds-ilsvrc")
-_COMPARED = ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2")
+_CUB, _ILSVRC = DATASETS
+_EVERY_METHOD = tuple(METHODS.values())
 _CLAIMED = tuple(
     tuple(dict.fromkeys(e for c in CLAIMS.values() if data in c.datasets for e in c.experiments))
     for data in DATASETS
 )
+_SIDES = ("without transform", "with transform")
+_TABLE_1 = tuple(f"{metric} {side}" for metric in ("Top-1 Loc", "GT-Known") for side in _SIDES)
+_COMPARED = ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2")
 
 RESULTS = {
     "start-here": _lesson("00_start_here", "cstn"),
@@ -68,69 +65,63 @@ RESULTS = {
     "convolutional-stn": _lesson("03_convolutional_stn", "cstn"),
     "regularization": _lesson("04_regularization", "cstn"),
     "training": _lesson("05_training", "cstn"),
-    "baselines": _lesson("06_baselines", *(m for m in METHODS.values() if m != "cstn")),
+    "baselines": _lesson("06_baselines", *(m for m in _EVERY_METHOD if m != "cstn")),
     "table-1": Result(
         "07_table_1",
-        _BOTH,
+        DATASETS,
         (("cstn",), ("cstn",)),
-        "Table I: what the transform adds",
-        table_1,
-        (
-            "Top-1 Loc without transform",
-            "Top-1 Loc with transform",
-            "GT-Known without transform",
-            "GT-Known with transform",
-            "centred square",
-        ),
+        title="Table I: what the transform adds",
+        table=table_1,
+        columns=(*_TABLE_1, "centred square"),
     ),
     "table-2": Result(
         "08_table_2",
-        _BOTH[:1],
+        (_CUB,),
         (("plain", "cstn"),),
-        "Table II: with and without CSTN",
-        table_2,
-        ("Top-1 Class", "Top-1 Loc", "GT-Known Loc"),
+        title="Table II: with and without CSTN",
+        table=table_2,
+        columns=("Top-1 Class", "Top-1 Loc", "GT-Known Loc"),
     ),
     "table-3": Result(
         "09_table_3",
-        _BOTH[:1],
+        (_CUB,),
         (("cstn", *LAMBDA_STUDY),),
-        "Table III: λ",
-        table_3,
-        ("Top-1 Loc", "Top-1 Class", "GT-Known Loc"),
+        title="Table III: λ",
+        table=table_3,
+        columns=("Top-1 Loc", "Top-1 Class", "GT-Known Loc"),
     ),
     "table-4": Result(
         "10_table_4",
-        _BOTH[:1],
-        (tuple(METHODS.values()),),
-        "Table IV: CSTN among other methods",
-        comparison_table,
-        _COMPARED,
+        (_CUB,),
+        (_EVERY_METHOD,),
+        title="Table IV: CSTN among other methods",
+        table=comparison_table,
+        columns=_COMPARED,
     ),
     "table-5": Result(
         "11_table_5",
-        _BOTH[1:],
-        (tuple(METHODS.values()),),
-        "Table V: the same where sizes are spread",
-        comparison_table,
-        _COMPARED,
+        (_ILSVRC,),
+        (_EVERY_METHOD,),
+        title="Table V: the same where sizes are spread",
+        table=comparison_table,
+        columns=_COMPARED,
     ),
     "figure-6": Result(
         "12_figure_6",
-        _BOTH[:1],
+        (_CUB,),
         (tuple(FIGURE_6_PANELS.values()),),
-        "Figure 6: which level finds objects of which size",
+        title="Figure 6: which level finds objects of which size",
         panels=figure_6,
     ),
     "figure-8": Result(
         "13_figure_8",
-        _BOTH[1:],
+        (_ILSVRC,),
         (("cstn",),),
-        "Figure 8: objects of every size",
+        title="Figure 8: objects of every size",
         panels=figure_8,
     ),
     "figures-2-5-7-9": Result(
-        "14_qualitative_figures", _BOTH, (("cstn", "cstn-lambda-0"), ("cstn",))
+        "14_qualitative_figures", DATASETS, (("cstn", "cstn-lambda-0"), ("cstn",))
     ),
     "claims": Result("15_claims", DATASETS, _CLAIMED),
 }
@@ -161,13 +152,10 @@ def experiments_of(
     if len(chosen) > len(result.datasets):
         most = "one data set" if len(result.datasets) == 1 else f"{len(result.datasets)} data sets"
         raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
-    needed = [
-        experiment
-        for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1])
-        for experiment in seeded_experiments(
-            names, data, profile, seeds=1 if result.one_seed else seeds
-        )
-    ]
+    seeds = 1 if result.one_seed else seeds
+    needed = []
+    for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1]):
+        needed += seeded_experiments(names, data, profile, seeds=seeds)
     return list(dict.fromkeys(needed))
 
 

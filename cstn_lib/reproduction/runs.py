@@ -4,7 +4,7 @@
         config.json                   the experiment and the fingerprint of its training images
         checkpoint.safetensors        while training: network, optimizer, history
         model.safetensors             the trained network
-        history.csv                   one row an epoch
+        history.csv                   one row per epoch
         predictions-test.parquet      see `cstn_lib.evaluation.predictions`
         run.json                      written last: versions, machine, seconds; marks a finished run
         lock                          held while a process works here; empty
@@ -44,8 +44,6 @@ from cstn_lib.support.progress import message_stream
 from cstn_lib.support.project import project_folder
 from cstn_lib.training.distributed import Processes, processes
 from cstn_lib.training.engine import fit, predict, resolve_device
-
-__all__ = ["Run", "RunStore"]
 
 Content = TypeVar("Content")
 
@@ -142,7 +140,7 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an epoch: see `cstn_lib.training.engine.fit`."""
+        """One row per epoch: see `cstn_lib.training.engine.fit`."""
         return self._read("history.csv", pd.read_csv)
 
     @property
@@ -181,11 +179,16 @@ class Run:
             raise InputError(
                 f"split {split!r}: {shown} classes, expected the {known} of {self.title}"
             )
-        path = self.predictions_path(split)
-        if _of_first(self.store.processes, lambda: not path.is_file()):
+        path, processes = self.predictions_path(split), self.store.processes
+        if _of_first(processes, lambda: not path.is_file()):
             with self.held():
-                if not path.is_file():
-                    self._predict(split, path)
+                if not path.is_file():  # by another command in the meantime
+                    precision = self.experiment.training.precision
+                    device, images = self.store.device, self.split(split)
+                    table = predict(self.model(), images, device=device, precision=precision)
+                    if processes.is_first:
+                        save_table(table, path)
+                    processes.wait()
         return load_table(path)
 
     @contextmanager
@@ -212,15 +215,13 @@ class Run:
 
     def save_backbone(self, path: Path) -> None:
         """Write the trained backbone alone, for `cstn_lib.models.ModelConfig.weights`."""
-        with atomic_file(path) as temporary:
-            state = self.model().backbone.state_dict().items()
-            save_file({name: value.contiguous() for name, value in state}, temporary)
+        _save_state(self.model().backbone, path)
 
     def train(self) -> None:
         """Train to the end, from the last epoch's checkpoint where there is one."""
         started = time.perf_counter()
-        writer = self.store.processes.is_first
-        if writer:
+        processes, device = self.store.processes, self.store.device
+        if processes.is_first:
             _write_json(self.folder / "config.json", self.identity)
         torch.manual_seed(self.experiment.seed)
         model = build_model(self.experiment.model)
@@ -230,39 +231,29 @@ class Run:
             self.split(self.experiment.training_split),
             None if self.experiment.name == "pretrain" else self.split("val"),
             seed=self.experiment.seed,
-            device=self.store.device,
+            device=device,
             checkpoint=self.checkpoint,
             title=self.title,
         )
-        if writer:
-            self._write(model, history, time.perf_counter() - started)
+        if processes.is_first:
+            _save_state(model, self.folder / "model.safetensors")
+            with atomic_file(self.folder / "history.csv") as temporary:
+                history.to_csv(temporary, index=False)
+            facts = {
+                "training_seconds": round(float(history["seconds"].sum()), 1),
+                "total_seconds": round(time.perf_counter() - started, 1),
+                **provenance(resolve_device(device)),
+                "processes": processes.count,
+            }
+            _write_json(self.folder / "run.json", facts)
             self.checkpoint.unlink(missing_ok=True)
-        self.store.processes.wait()
+        processes.wait()
 
-    def _predict(self, split: str, path: Path) -> None:
-        table = predict(
-            self.model(),
-            self.split(split),
-            device=self.store.device,
-            precision=self.experiment.training.precision,
-        )
-        if self.store.processes.is_first:
-            save_table(table, path)
-        self.store.processes.wait()
 
-    def _write(self, model: nn.Module, history: pd.DataFrame, seconds: float) -> None:
-        with atomic_file(self.folder / "model.safetensors") as temporary:
-            state = model.state_dict().items()
-            save_file({k: v.cpu().contiguous() for k, v in state}, temporary)
-        with atomic_file(self.folder / "history.csv") as temporary:
-            history.to_csv(temporary, index=False)
-        facts = {
-            "training_seconds": round(float(history["seconds"].sum()), 1),
-            "total_seconds": round(seconds, 1),
-            **provenance(resolve_device(self.store.device)),
-            "processes": self.store.processes.count,
-        }
-        _write_json(self.folder / "run.json", facts)
+def _save_state(module: nn.Module, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        state = module.state_dict().items()
+        save_file({name: value.cpu().contiguous() for name, value in state}, temporary)
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -1,63 +1,28 @@
 """Tables I to V of the paper beside ours, computed from runs' predictions tables alone.
 
 Values are percentages of the test images. With several seeds a cell is the mean over them and
-``±`` columns hold the half width of its 95 % interval (Student's). Which trainings a table needs is
-in `cstn_lib.reproduction.results`.
+``±`` columns hold half the width of its 95 % interval (Student's). Columns of the paper begin with
+``paper: `` and are blank where it has nothing. Which trainings a table needs is in
+`cstn_lib.reproduction.results`. Seeds of one experiment are averaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cstn_lib.evaluation.metrics import (
-    IOU_THRESHOLD,
-    MAX_BOX_ACC_IOUS,
-    best_centred_square,
-    best_iou,
-    centred_square,
-    choose_threshold,
-    evaluate,
-    ground_truth,
-    max_box_acc_v2,
-    seed_reach,
-)
+from cstn_lib.evaluation import metrics
 from cstn_lib.losses import authors_weight
+from cstn_lib.reproduction import paper
 from cstn_lib.reproduction.comparison import hits_on_test
 from cstn_lib.reproduction.experiments import LAMBDA_STUDY
-from cstn_lib.reproduction.paper import (
-    STANDS_FOR,
-    TABLE_1,
-    TABLE_2,
-    TABLE_3,
-    TABLE_4,
-    TABLE_5,
-    TABLE_COLUMNS,
-)
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
-
-__all__ = [
-    "METHODS",
-    "centred_square_hits",
-    "centred_square_loc",
-    "comparison_hits",
-    "comparison_table",
-    "markdown_table",
-    "runs_of",
-    "save_table_files",
-    "table_1",
-    "table_2",
-    "table_3",
-    "table_html",
-    "use_table_style",
-    "with_intervals",
-]
 
 METHODS = {
     "CAM": "cam",
@@ -80,6 +45,7 @@ METRICS = {
     "Top-1 Loc": "top1_loc",
     "GT-Known Loc": "gt_known_loc",
     "Top-1 Class": "top1_class",
+    "Top-5 box Loc": "top5_box_loc",
 }
 """Columns, and what `cstn_lib.evaluation.metrics` calls them."""
 
@@ -94,39 +60,37 @@ COMPARISON_COLUMNS = (
 
 
 def table_1(runs: Sequence[Run]) -> pd.DataFrame:
-    """Table I: what the transform adds, one row a data set.
+    """Table I: what the transform adds, one row per data set.
 
     The same network and the same winning location, judged once by its default box and once by its
     transformed box. Beside the paper's columns stand the GT-Known values, the classification, and
     the fixed centred square that needs no network at all.
 
     Args:
-        runs: of experiment ``cstn``; seeds of one data set are averaged.
+        runs: of experiment ``cstn``.
     """
-    rows = []
+    rows = {}
     for dataset in dict.fromkeys(run.experiment.data.name for run in runs):
         same = [run for run in runs if run.experiment.data.name == dataset]
-        moved = [evaluate(run.predictions()) for run in same]
-        fixed = [evaluate(run.predictions(), transform=False) for run in same]
-        row: dict[str, object] = {"data set": dataset, "seeds": len(same)}
-        row |= _cells(
-            {
-                "Top-1 Loc without transform": [f["top1_loc"] for f in fixed],
-                "Top-1 Loc with transform": [m["top1_loc"] for m in moved],
-                "GT-Known without transform": [f["gt_known_loc"] for f in fixed],
-                "GT-Known with transform": [m["gt_known_loc"] for m in moved],
-                "Top-5 box Loc": [m["top5_box_loc"] for m in moved],
-                "Top-1 Class": [m["top1_class"] for m in moved],
-            },
-            len(same) > 1,
-        )
-        row["centred square"] = round(100 * centred_square_loc(same[0]), 2)
-        published = TABLE_1.get(STANDS_FOR.get(dataset, ""), {})
-        row["paper: data set"] = STANDS_FOR.get(dataset, "")
+        moved, fixed = _judged(same), _judged(same, transform=False)
+        values = {
+            "Top-1 Loc without transform": fixed["Top-1 Loc"],
+            "Top-1 Loc with transform": moved["Top-1 Loc"],
+            "GT-Known without transform": fixed["GT-Known Loc"],
+            "GT-Known with transform": moved["GT-Known Loc"],
+            "Top-5 box Loc": moved["Top-5 box Loc"],
+            "Top-1 Class": moved["Top-1 Class"],
+        }
+        published = paper.TABLE_1.get(paper.STANDS_FOR.get(dataset, ""), {})
+        rows[dataset] = {
+            "seeds": len(same),
+            **_cells(values),
+            "centred square": round(100 * centred_square_loc(same[0]), 2),
+            "paper: data set": paper.STANDS_FOR.get(dataset, ""),
+        }
         for name in ("without transform", "with transform"):
-            row[f"paper: Top-1 Loc {name}"] = published.get(name)
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("data set")
+            rows[dataset][f"paper: Top-1 Loc {name}"] = published.get(name)
+    return _trimmed(pd.DataFrame.from_dict(rows, orient="index").rename_axis("data set"))
 
 
 def table_2(runs: Sequence[Run]) -> pd.DataFrame:
@@ -135,26 +99,22 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     A plain convolution moves nothing, so its boxes are its default boxes.
 
     Args:
-        runs: of experiments ``plain`` and ``cstn`` on one data set; seeds are averaged.
+        runs: of experiments ``plain`` and ``cstn`` on one data set.
 
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
-    same = _of_one_data_set(runs, ("plain", "cstn"))
-    several = _several(same)
-    rows = {}
-    for name, experiment in zip(TABLE_2, same, strict=True):
-        metrics = [evaluate(run.predictions()) for run in same[experiment]]
-        rows[name] = {
-            "seeds": len(metrics),
-            **_cells(_of_metrics(metrics, ("Top-1 Class", "Top-1 Loc", "GT-Known Loc")), several),
-            **_published(TABLE_2[name] if _is_cub(runs) else {}, ("Top-1 Class", "Top-1 Loc")),
-        }
-    return _table(rows, "type", runs)
+    groups = required_runs(runs, ("plain", "cstn"))
+    columns = ("Top-1 Class", "Top-1 Loc")
+    rows = {
+        name: _measured(group, (*columns, "GT-Known Loc"))
+        for name, group in zip(paper.TABLE_2, groups.values(), strict=True)
+    }
+    return _table(rows, "type", runs, paper.TABLE_2 if _is_cub(runs) else {}, columns)
 
 
 def table_3(runs: Sequence[Run]) -> pd.DataFrame:
-    """Table III: one row a lambda, from 0 upwards.
+    """Table III: one row per lambda, from 0 upwards.
 
     Our lambda is that of Eq. 4, per example. Rows meet the paper's by the weight per example that a
     printed lambda has in the authors' code (`cstn_lib.losses.authors_weight`), as in the ``paper``
@@ -163,28 +123,24 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
 
     Args:
         runs: of ``cstn`` and all of `cstn_lib.reproduction.experiments.LAMBDA_STUDY` but the one
-            step at which ``cstn`` itself stands, on one data set; seeds are averaged.
+            step at which ``cstn`` itself stands, on one data set.
 
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
     names = ("cstn", *LAMBDA_STUDY)
     left_out = [name for name in LAMBDA_STUDY if name not in runs_of(runs)][:1]
-    same = _of_one_data_set(runs, [name for name in names if name not in left_out])
-    several = _several(same)
-    rows = {}
-    for group in same.values():
+    groups = required_runs(runs, [name for name in names if name not in left_out])
+    rows, published = {}, {}
+    for group in groups.values():
         weight = group[0].experiment.training.lambda_theta
-        metrics = [evaluate(run.predictions()) for run in group]
+        rows[weight] = _measured(group, ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"))
         printed = _printed_lambda(weight) if _is_cub(runs) else None
-        rows[weight] = {
-            "seeds": len(metrics),
-            **_cells(_of_metrics(metrics, METRICS), several),
-            "paper: lambda as printed": np.nan if printed is None else printed,
-            "paper: lambda per example": np.nan if printed is None else authors_weight(printed),
-            **_published(TABLE_3.get(printed, {}), ("Top-1 Loc", "Top-1 Class")),
-        }
-    return _table(dict(sorted(rows.items())), "lambda", runs)
+        if printed is not None:
+            steps = {"lambda as printed": printed, "lambda per example": authors_weight(printed)}
+            published[weight] = steps | paper.TABLE_3[printed]
+    columns = ("lambda as printed", "lambda per example", "Top-1 Loc", "Top-1 Class")
+    return _table(dict(sorted(rows.items())), "lambda", runs, published, columns)
 
 
 def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -196,50 +152,44 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     Top-5 box is a reading of CSTN's GT-Known: what they cannot have is left blank, as in the paper.
 
     Args:
-        runs: of all experiments of `METHODS` on one data set; seeds are averaged.
+        runs: of all experiments of `METHODS` on one data set.
 
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
-    same = _of_one_data_set(runs, tuple(METHODS.values()))
-    several = _several(same)
-    published = {"CUB-200-2011": TABLE_4, "ImageNet": TABLE_5}.get(
-        STANDS_FOR.get(runs[0].experiment.data.name, ""), {}
-    )
-    measured = {name: _compared(same[experiment]) for name, experiment in METHODS.items()}
-    top5 = [evaluate(run.predictions())["top5_box_loc"] for run in same["cstn"]]
-    measured[TOP_5] = {"GT-Known Loc": top5}
+    groups = required_runs(runs, tuple(METHODS.values()))
+    measured = {name: _compared(groups[experiment]) for name, experiment in METHODS.items()}
+    measured[TOP_5] = {"GT-Known Loc": _judged(groups["cstn"])["Top-5 box Loc"]}
     # the same for every seed: said once, without an interval
-    square = [centred_square_loc(same["cstn"][0], iou) for iou in MAX_BOX_ACC_IOUS]
+    square = [centred_square_loc(groups["cstn"][0], iou) for iou in metrics.MAX_BOX_ACC_IOUS]
     measured[SQUARE] = {
-        "GT-Known Loc": [centred_square_loc(same["cstn"][0])],
+        "GT-Known Loc": [centred_square_loc(groups["cstn"][0])],
         "MaxBoxAccV2": [float(np.mean(square))],
     }
+    stands_for = paper.STANDS_FOR.get(runs[0].experiment.data.name, "")
+    published = {"CUB-200-2011": paper.TABLE_4, "ImageNet": paper.TABLE_5}.get(stands_for, {})
     rows = {}
     for name in COMPARISON_ROWS:
-        values = measured[name]
-        group = same.get(METHODS.get(name, ""), [])
+        values, group = measured[name], groups.get(METHODS.get(name, ""), [])
         rows[name] = {
-            "seeds": len(group) or len(values["GT-Known Loc"]),
-            **_cells({c: values.get(c, []) for c in COMPARISON_COLUMNS}, several),
+            "seeds": len(values["GT-Known Loc"]),
+            **_cells({c: values.get(c, []) for c in COMPARISON_COLUMNS}),
             "threshold": _mean([100 * t for t in _thresholds(group)], 1),
             "training seconds": _mean([run.facts["training_seconds"] for run in group], 1),
         }
-        paper_row = dict(zip(TABLE_COLUMNS, published.get(name, ()), strict=False))
-        rows[name] |= _published(paper_row, TABLE_COLUMNS)
-    return _table(rows, "method", runs)
+    return _table(rows, "method", runs, published, paper.TABLE_COLUMNS)
 
 
 def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
-    """GT-Known hits behind each row of `comparison_table`: one (n,) boolean array a seed."""
-    same = _of_one_data_set(runs, tuple(METHODS.values()))
+    """GT-Known hits behind each row of `comparison_table`: one (n,) boolean array per seed."""
+    groups = required_runs(runs, tuple(METHODS.values()))
 
     def column(experiment: str, metric: str) -> list[np.ndarray]:
-        return [hits_on_test(run)[metric].to_numpy() for run in same[experiment]]
+        return [hits_on_test(run)[metric].to_numpy() for run in groups[experiment]]
 
     found = {name: column(experiment, "gt_known_loc") for name, experiment in METHODS.items()}
     found[TOP_5] = column("cstn", "top5_box_loc")
-    found[SQUARE] = [centred_square_hits(same["cstn"][0])]
+    found[SQUARE] = [centred_square_hits(groups["cstn"][0])]
     return {name: found[name] for name in COMPARISON_ROWS}
 
 
@@ -251,15 +201,31 @@ def runs_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def centred_square_hits(run: Run, iou: float = IOU_THRESHOLD) -> np.ndarray:
+def required_runs(runs: Sequence[Run], experiments: Sequence[str]) -> dict[str, list[Run]]:
+    """The runs of each of these experiments, in that order.
+
+    Raises:
+        InputError: one of them is missing, or there are several data sets.
+    """
+    datasets = dict.fromkeys(run.experiment.data.name for run in runs)
+    if len(datasets) > 1:
+        raise InputError(f"runs of {', '.join(datasets)}: expected one data set")
+    groups = runs_of(runs)
+    missing = [name for name in experiments if name not in groups]
+    if missing:
+        raise InputError(f"runs of {', '.join(groups) or 'nothing'}: {', '.join(missing)} missing")
+    return {name: groups[name] for name in experiments}
+
+
+def centred_square_hits(run: Run, iou: float = metrics.IOU_THRESHOLD) -> np.ndarray:
     """(n,) which test images one fixed centred square finds; its side was chosen on val."""
-    side = best_centred_square(ground_truth(run.predictions("val")))
-    truth = ground_truth(run.predictions())
-    square = np.broadcast_to(centred_square(side), (len(truth.offsets) - 1, 1, 4))
-    return best_iou(square, truth)[:, 0] >= iou
+    side = metrics.best_centred_square(metrics.ground_truth(run.predictions("val")))
+    truth = metrics.ground_truth(run.predictions())
+    square = np.broadcast_to(metrics.centred_square(side), (len(truth.offsets) - 1, 1, 4))
+    return metrics.best_iou(square, truth)[:, 0] >= iou
 
 
-def centred_square_loc(run: Run, iou: float = IOU_THRESHOLD) -> float:
+def centred_square_loc(run: Run, iou: float = metrics.IOU_THRESHOLD) -> float:
     """GT-Known Loc of that square, in [0, 1]."""
     return float(centred_square_hits(run, iou).mean())
 
@@ -311,10 +277,10 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """The table with each ``±`` column in the cells of the column that it belongs to, as text."""
     joined = table.copy()
     for name in [name for name in table if f"{name} ±" in table]:
-        reach = joined.pop(f"{name} ±")
+        half_widths = joined.pop(f"{name} ±")
         joined[name] = [
             f"{mean:.2f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{half:.2f}" if half == half else mean
-            for mean, half in zip(table[name], reach, strict=True)
+            for mean, half in zip(table[name], half_widths, strict=True)
         ]
     return joined
 
@@ -355,80 +321,79 @@ def _left(text: object) -> str:
     return f'<div style="text-align: left">{escape(str(text))}</div>'
 
 
+def _columns(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The values of each column of `METRICS`, one per seed."""
+    return {name: [one[metric] for one in found] for name, metric in METRICS.items()}
+
+
+def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, list[float]]:
+    return _columns([metrics.evaluate(run.predictions(), transform=transform) for run in runs])
+
+
+def _measured(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:
+    values = _judged(runs)
+    return {"seeds": len(runs)} | _cells({name: values[name] for name in columns})
+
+
 def _compared(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """A method's values in Tables IV and V, one a seed; none where the column is not for it."""
-    values = _of_metrics([hits_on_test(run).mean() for run in runs], METRICS)
-    values["MaxBoxAccV2"] = [max_box_acc_v2(run.predictions()) for run in runs]
+    """A method's values in Tables IV and V, one per seed; none where the column is not for it."""
+    values = _columns([hits_on_test(run).mean() for run in runs])
+    values["MaxBoxAccV2"] = [metrics.max_box_acc_v2(run.predictions()) for run in runs]
     if _thresholds(runs):
-        fixed = [evaluate(run.predictions()) for run in runs]
-        values["Top-1 Loc at 20 %"] = [f["top1_loc"] for f in fixed]
-        values["GT-Known Loc at 20 %"] = [f["gt_known_loc"] for f in fixed]
+        fixed = _judged(runs)
+        values |= {f"{name} at 20 %": fixed[name] for name in ("Top-1 Loc", "GT-Known Loc")}
     return values
 
 
 def _thresholds(runs: Sequence[Run]) -> list[float]:
-    """Those chosen on val, one a seed; none for methods without score maps."""
-    chosen = [choose_threshold(run.predictions("val")) for run in runs]
+    """Those chosen on val, one per seed; none for methods without score maps."""
+    chosen = [metrics.choose_threshold(run.predictions("val")) for run in runs]
     return [threshold for threshold in chosen if threshold is not None]
 
 
-def _of_metrics(
-    metrics: Sequence[Mapping[str, float]], columns: Iterable[str]
-) -> dict[str, list[float]]:
-    return {name: [m[METRICS[name]] for m in metrics] for name in columns}
-
-
-def _cells(values: Mapping[str, Sequence[float]], several: bool) -> dict[str, float]:
-    """Means over the seeds in percent, blank without values; beside them their ± if `several`."""
+def _cells(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Means over the seeds in percent, blank without values, and beside them their ±."""
     cells = {}
     for name, fractions in values.items():
-        cells[name] = _mean([100 * f for f in fractions], 2)
-        if several:
-            reach = seed_reach(100 * np.asarray(fractions)) if fractions else np.nan
-            cells[f"{name} ±"] = round(reach, 2)
+        percent = 100 * np.asarray(fractions)
+        cells[name] = _mean(percent, 2)
+        cells[f"{name} ±"] = round(metrics.seed_reach(percent), 2)
     return cells
 
 
 def _mean(values: Sequence[float], digits: int) -> float:
-    return round(float(np.mean(values)), digits) if values else np.nan
+    return round(float(np.mean(values)), digits) if len(values) else np.nan
 
 
-def _published(row: Mapping[str, float | None], columns: Sequence[str]) -> dict[str, float]:
-    """The paper's cells; blank where the paper or its whole data set has none."""
-    values = {column: row.get(column) for column in columns}
-    return {f"paper: {c}": np.nan if value is None else value for c, value in values.items()}
-
-
-def _of_one_data_set(runs: Sequence[Run], experiments: Sequence[str]) -> dict[str, list[Run]]:
-    """The runs of each experiment, in that order."""
-    datasets = dict.fromkeys(run.experiment.data.name for run in runs)
-    if len(datasets) > 1:
-        raise InputError(f"runs of {', '.join(datasets)}: expected one data set")
-    groups = runs_of(runs)
-    missing = [name for name in experiments if name not in groups]
-    if missing:
-        raise InputError(f"runs of {', '.join(groups) or 'nothing'}: {', '.join(missing)} missing")
-    return {name: groups[name] for name in experiments}
-
-
-def _several(groups: Mapping[str, Sequence[Run]]) -> bool:
-    return max(len(group) for group in groups.values()) > 1
+def _trimmed(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the ± columns where no row has several seeds."""
+    if (table["seeds"] > 1).any():
+        return table
+    return table.drop(columns=[name for name in table if name.endswith(" ±")])
 
 
 def _is_cub(runs: Sequence[Run]) -> bool:
     """Whether the data set takes the place of the one that Tables II and III are about."""
-    return STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
+    return paper.STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
 
 
 def _printed_lambda(weight: float) -> float | None:
     """The row of the paper's Table III that a lambda per example meets; None: it has none."""
-    same_effect = {authors_weight(printed): printed for printed in TABLE_3}
-    return same_effect.get(weight, weight if weight in TABLE_3 else None)
+    same_effect = {authors_weight(printed): printed for printed in paper.TABLE_3}
+    return same_effect.get(weight, weight if weight in paper.TABLE_3 else None)
 
 
 def _table(
-    rows: Mapping[object, Mapping[str, object]], what: str, runs: Sequence[Run]
+    rows: Mapping[object, Mapping[str, object]],
+    what: str,
+    runs: Sequence[Run],
+    published: Mapping[object, object],
+    columns: Sequence[str],
 ) -> pd.DataFrame:
-    """Rows by name; the name of the index tells the data set, in files too."""
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.rename_axis(f"{what} on {runs[0].experiment.data.name}")
+    """Rows by name, beside them the paper's where it has some.
+
+    The name of the index tells the data set, in files too.
+    """
+    beside = pd.DataFrame.from_dict(published, orient="index", columns=columns, dtype=float)
+    table = pd.DataFrame.from_dict(rows, orient="index").join(beside.add_prefix("paper: "))
+    return _trimmed(table.rename_axis(f"{what} on {runs[0].experiment.data.name}"))

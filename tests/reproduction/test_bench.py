@@ -9,6 +9,7 @@ import torch
 
 from cstn_lib.config import ModelConfig
 from cstn_lib.cstn import ConvSTN2d
+from cstn_lib.reproduction import bench
 from cstn_lib.reproduction.bench import (
     LayerCase,
     SystemCase,
@@ -107,3 +108,14 @@ def test_the_file_has_the_promised_fields():
 def test_training_moves_both_systems():
     row = measure_system(SMALL, "cpu", 0.0)
     assert min(value for name, value in row.items() if name.endswith("_ips")) > 0
+
+
+def test_the_third_system_reads_thetas_and_moves_nothing():
+    torch.manual_seed(0)
+    model = bench._Unmoved(ModelConfig(num_classes=3, weights="none")).eval()
+    for layer in model.layers.values():
+        torch.nn.init.normal_(layer.localization.regress.weight)
+    with torch.no_grad():
+        output = model(torch.rand(2, 3, 160, 160))
+    assert torch.equal(output.boxes, output.default_boxes.expand_as(output.boxes))
+    assert not torch.allclose(output.thetas[0], torch.eye(2, 3), atol=0.1)

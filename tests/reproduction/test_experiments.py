@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from cstn_lib.data import DATASETS
-from cstn_lib.models import build_model
+from cstn_lib.models import HEADS, build_model
 from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.reproduction.experiments import (
     EXPERIMENTS,
-    HEADS,
     PROFILES,
     STUDIES,
     Experiment,

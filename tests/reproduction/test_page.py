@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cstn_lib.config import PAPER_LEVELS
+from cstn_lib.losses import authors_weight
 from cstn_lib.reproduction.batch import needed_experiments
 from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6
-from cstn_lib.reproduction.page import fill_markers, reproduction_page, verdict_table
-from cstn_lib.reproduction.paper import TABLE_2
+from cstn_lib.reproduction.page import fill_markers, fill_pages
+from cstn_lib.reproduction.paper import (
+    FIGURE_6,
+    FIGURE_6_AREAS,
+    TABLE_1,
+    TABLE_1_TEXT,
+    TABLE_2,
+    TABLE_2_CAPTION,
+)
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import save_table_files, table_2
@@ -26,6 +36,7 @@ WriteRun = Callable[..., Run]
 @pytest.fixture
 def two_seeds(write_run: WriteRun) -> list[Run]:
     facts = {"training_seconds": 90.0, "torch": "2.6", "threads": 1, "commit": "0123456789"}
+    facts |= {"processor": "Zen", "machine": "x86_64"}
     runs = [write_run("plain", ["+r", "+x", "+x", "+x"], seed=seed) for seed in (0, 1)]
     runs += [write_run("cstn", ["+r", "+r", "+r", "+x"]), write_run("cstn", ["+r", "-x"], seed=1)]
     return [replace(run, facts=facts) for run in runs]
@@ -44,8 +55,37 @@ def rows(page: str, first: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_a_table_beside_the_papers(two_seeds: list[Run], figures: Path, tmp_path: Path):
-    page = reproduction_page(tmp_path / "PAGE.md", figures, ["table-2"], two_seeds)
+@pytest.fixture
+def project(figures: Path, tmp_path: Path) -> Path:
+    """A folder with both pages, and all that they are filled from."""
+    for name, result in RESULTS.items():
+        if result.table and name != "table-2":
+            columns = dict.fromkeys(result.columns, 1.0) | {"seeds": 1}
+            table = pd.DataFrame(columns, index=pd.Index(["a row"], name=name))
+            save_table_files(table, figures, name.replace("-", "_"))
+    (figures / "claims.csv").write_text(
+        "id,claim,data set,place,rule,paper,here,verdict,why\n"
+        "a,It works,birds-cub,Table I,>0,+1,a: +2; b: +3,holds,so\n",
+        encoding="utf-8",
+    )
+    markers = ("made", "seconds", *(f"table-{n}" for n in range(1, 6)), "claims", "photographs")
+    for page in ("REPRODUCTION.md", "README.md"):
+        text = "".join(f"# {m}\n\n<!-- {m} -->\nold\n<!-- /{m} -->\n\n" for m in markers)
+        (tmp_path / page).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def filled(project: Path, figures: Path, two_seeds: list[Run]) -> Callable[[], str]:
+    def fill() -> str:
+        fill_pages(project, figures, two_seeds)
+        return (project / "REPRODUCTION.md").read_text(encoding="utf-8")
+
+    return fill
+
+
+def test_a_table_beside_the_papers(filled: Callable[[], str], figures: Path):
+    page = filled()
     (header,) = rows(page, "type on birds-cub")
     assert header[1:] == ["Top-1 Class", "paper", "Top-1 Loc", "paper", "GT-Known Loc"]
     table = pd.read_csv(figures / "table_2.csv", index_col=0)
@@ -54,36 +94,38 @@ def test_a_table_beside_the_papers(two_seeds: list[Run], figures: Path, tmp_path
         for place, column in ((1, "Top-1 Class"), (3, "Top-1 Loc"), (5, "GT-Known Loc")):
             assert cells[place] == f"{row[column]:.2f} ± {row[f'{column} ±']:.2f}"
         assert cells[2:5:2] == [f"{value:.2f}" for value in TABLE_2[name].values()]
-    assert "(figures/cpu/table_2.csv)" in page
     assert "2 seeds." in page
-    assert page.count("Its runs are missing.") == 6
+    assert page.count("1 seed.") == 4
+    assert "\nold\n" not in page
 
 
-def test_how_it_was_made(two_seeds: list[Run], figures: Path, tmp_path: Path):
-    page = reproduction_page(tmp_path / "PAGE.md", figures, ["table-2"], two_seeds)
+def test_how_it_was_made(filled: Callable[[], str]):
+    page = filled()
     assert rows(page, "code") == [["code", "commit 0123456789"]]
     assert rows(page, "time") == [["time", "0.1 hours of training altogether"]]
+    assert rows(page, "precision") == [["precision", "float32"]]
+    assert rows(page, "processor") == [["processor", "Zen (x86_64)"]]
     assert rows(page, "plain") == [["plain", "90"]]
     assert rows(page, "trainings")[0][1] == "4 of 2 experiments on 1 data sets, with seeds 0, 1"
+    assert filled() == page, "the same bytes"
 
 
-def test_what_is_not_current_is_left_out(two_seeds: list[Run], figures: Path, tmp_path: Path):
-    page = reproduction_page(tmp_path / "PAGE.md", figures, [], two_seeds)
-    assert page.count("Its runs are missing.") == 7
-    assert "table_2.csv" not in page
+def test_claims_stand_on_both_pages(filled: Callable[[], str], project: Path):
+    (cells,) = rows(filled(), "It works")
+    assert cells == ["It works", "Table I", "birds-cub", "+1", "a: +2<br>b: +3", "holds"]
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert rows(readme, "It works") == [["It works", "Table I", "birds-cub", "holds"]]
+    assert readme.count("\nold\n") == 7
 
 
 def test_photographs_have_a_section_where_there_are_results(
-    two_seeds: list[Run], figures: Path, tmp_path: Path
+    filled: Callable[[], str], figures: Path, two_seeds: list[Run]
 ):
-    def made() -> str:
-        return reproduction_page(tmp_path / "PAGE.md", figures, ["table-2"], two_seeds)
-
-    assert "Real photographs" not in made()
+    assert "tiny-imagenet" not in filled()
     table = table_2(two_seeds).rename_axis("type on tiny-imagenet")
     save_table_files(table, figures / "tiny-imagenet", "table_2")
-    page = made()
-    assert page.count("Real photographs") == 1
+    page = filled()
+    assert page.count("### `tiny-imagenet`") == 1
     assert len(rows(page, "type on tiny-imagenet")) == 1
     assert "(figures/cpu/tiny-imagenet/table_2.csv)" in page
 
@@ -91,37 +133,78 @@ def test_photographs_have_a_section_where_there_are_results(
 def test_markers_are_filled_and_nothing_else_changes(tmp_path: Path):
     path = tmp_path / "README.md"
     path.write_text("a\n\n<!-- claims -->\nold\n<!-- /claims -->\n\nb\n", encoding="utf-8")
-    fill_markers(path, "claims", "new\nlines\n")
-    assert path.read_text() == "a\n\n<!-- claims -->\nnew\nlines\n<!-- /claims -->\n\nb\n"
-    fill_markers(path, "claims", "new\nlines\n")
-    assert path.read_text() == "a\n\n<!-- claims -->\nnew\nlines\n<!-- /claims -->\n\nb\n"
+    for _ in range(2):
+        fill_markers(path, {"claims": "new\nlines\n"})
+        assert path.read_text() == "a\n\n<!-- claims -->\nnew\nlines\n<!-- /claims -->\n\nb\n"
 
 
-@pytest.mark.parametrize("text", ["", "<!-- claims -->", "<!-- /claims --> <!-- claims -->"])
-def test_missing_markers(tmp_path: Path, text):
+@pytest.mark.parametrize("missing", ["", "<!-- claims -->", "<!-- /claims --> <!-- claims -->"])
+def test_missing_markers(tmp_path: Path, missing):
     path = tmp_path / "README.md"
+    text = f"<!-- made -->\n<!-- /made -->\n{missing}"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"README.md: expected the markers"):
-        fill_markers(path, "claims", "new")
+        fill_markers(path, {"made": "new", "claims": "new"})
     assert path.read_text() == text
 
 
-def test_the_readme_has_markers():
-    readme = project_folder("README.md")
-    if not readme.is_file():
-        pytest.skip("README.md absent")
-    text = readme.read_text(encoding="utf-8")
-    assert text.index("<!-- claims -->") < text.index("<!-- /claims -->")
+# The pages of the project
 
 
-def test_verdict_table(tmp_path: Path):
-    path = tmp_path / "claims.csv"
-    path.write_text(
-        "id,claim,data set,place,rule,paper,here,verdict,why\n"
-        "a,It works,birds-cub,Table I,>0,+1,+2,holds,so\n",
-        encoding="utf-8",
-    )
-    assert verdict_table(path).splitlines()[-1] == "| It works | Table I | birds-cub | holds |"
+def page_of_project(name: str) -> str:
+    if not project_folder(name).is_file():
+        pytest.skip(f"{name} absent")
+    return project_folder(name).read_text(encoding="utf-8")
+
+
+def test_the_pages_have_their_markers(tmp_path: Path):
+    tables = [name for name, result in RESULTS.items() if result.table]
+    parts = {
+        "README.md": ["table-1", "claims"],
+        "REPRODUCTION.md": ["made", "seconds", *tables, "claims", "photographs"],
+    }
+    for name, markers in parts.items():
+        text = page_of_project(name)
+        assert re.findall(r"<!-- ([\w-]+) -->", text) == markers
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        fill_markers(tmp_path / name, dict.fromkeys(markers, "filled"))
+        assert (tmp_path / name).read_text(encoding="utf-8").count("\nfilled\n") == len(markers)
+
+
+def test_every_figure_stands_in_the_page():
+    text = page_of_project("REPRODUCTION.md")
+    for name, result in RESULTS.items():
+        if result.title:
+            assert f"\n## {result.title}\n" in text
+            assert f"(figures/cpu/{name.replace('-', '_')}.csv)" in text
+
+
+PLAIN, WITH_STN = (row["Top-1 Loc"] for row in TABLE_2.values())
+BOTH_LEVELS = FIGURE_6["levels 4 and 5"]
+FINE, COARSE = (level.kernel_size for level in PAPER_LEVELS)
+GAINS = [row["with transform"] - row["without transform"] for row in TABLE_1.values()]
+NUMBER = r"(\d+(?:\.\d+)?)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Table II has a gain of # points, its rows one of #", (TABLE_2_CAPTION, WITH_STN - PLAIN)),
+        ("The caption's is # less #, and #", (BOTH_LEVELS, PLAIN, BOTH_LEVELS)),
+        ("less #, and # is the model", (PLAIN, TABLE_2_CAPTION + PLAIN)),
+        ('"Around #-#%"', TABLE_1_TEXT),
+        ("Table I has # on CUB-200-2011 and # on ImageNet", GAINS),
+        ("Windows have # cells at level 4 and # at level 5", (FINE, COARSE)),
+        ("λ and α weigh # times as much", (authors_weight(1),)),
+        ("the areas, # to # px²", FIGURE_6_AREAS),
+        ("is #, where equal widths give #", (23137, np.linspace(*FIGURE_6_AREAS, 11)[2])),
+    ],
+)
+def test_numbers_of_the_paper_in_the_prose(text: str, expected: Sequence[float]):
+    prose = " ".join(page_of_project("REPRODUCTION.md").split())
+    (found,) = re.findall(re.escape(text).replace(r"\#", "#").replace("#", NUMBER), prose)
+    found = [float(number) for number in ([found] if isinstance(found, str) else found)]
+    assert found == pytest.approx(list(expected), abs=0.001)
 
 
 # What is needed

@@ -9,9 +9,9 @@ from miniatures import make_folder
 from test_cli import Command, assert_refused, cstn, tree  # noqa: F401
 
 from cstn_lib.config import ModelConfig
-from cstn_lib.models import build_model
+from cstn_lib.models import HEADS, build_model
 from cstn_lib.reproduction.batch import needed_experiments
-from cstn_lib.reproduction.experiments import HEADS, make_experiment
+from cstn_lib.reproduction.experiments import make_experiment
 from cstn_lib.reproduction.plan import bytes_on_disk, make_plan
 from cstn_lib.reproduction.results import NOTEBOOKS
 from cstn_lib.reproduction.runs import RunStore
@@ -45,7 +45,7 @@ def test_another_data_set_and_number_of_seeds():
 # What they take
 
 
-@pytest.mark.parametrize("head", sorted(HEADS.values()))
+@pytest.mark.parametrize("head", sorted(HEADS))
 def test_bytes_of_every_method(head):
     """A network's file is as long as is said; a checkpoint has the optimizer's moments, too."""
     model = ModelConfig(num_classes=5, weights="none", frozen_stages=2, head=head)

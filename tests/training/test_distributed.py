@@ -132,7 +132,8 @@ EVERY_METHOD = """
 import sys
 from dataclasses import replace
 import torch
-from cstn_lib.reproduction.experiments import HEADS, LEVEL_STUDY, make_experiment
+from cstn_lib.models import HEADS
+from cstn_lib.reproduction.experiments import LEVEL_STUDY, make_experiment
 from cstn_lib.reproduction.runs import RunStore
 
 torch.set_num_threads(1)

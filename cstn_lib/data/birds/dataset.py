@@ -36,18 +36,6 @@ from cstn_lib.data.images import ImageSet, open_image_set, write_image_set
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.progress import Progress
 
-__all__ = [
-    "DRAWING_VERSION",
-    "SPLITS",
-    "BirdsConfig",
-    "class_names",
-    "class_parts",
-    "draw_bird_image",
-    "draw_specimen",
-    "open_birds",
-    "sample_boxes",
-]
-
 DRAWING_VERSION = 2
 """To be raised whenever a pixel or a box changes; splits drawn before are then not used."""
 SPLITS = ("train", "val", "test", "pretrain")

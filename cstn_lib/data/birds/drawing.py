@@ -20,18 +20,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = [
-    "MARKS",
-    "Background",
-    "Colour",
-    "Parts",
-    "Shape",
-    "bird_shapes",
-    "paint",
-    "plain_ground",
-    "random_background",
-]
-
 Colour = tuple[int, int, int]
 
 

@@ -20,8 +20,6 @@ from cstn_lib.data.photos.photo_list import PhotoList
 from cstn_lib.data.photos.reading import SPLITS, Reader
 from cstn_lib.support.errors import InputError
 
-__all__ = ["Report", "check"]
-
 
 @dataclass(frozen=True)
 class Report:

@@ -34,8 +34,6 @@ from cstn_lib.data.photos.sources import is_safe
 from cstn_lib.data.photos.text_table import Line
 from cstn_lib.support.errors import InputError
 
-__all__ = ["CUB"]
-
 _LABELS, _PARTS, _BOXES = "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"
 _COLUMNS = {
     "images.txt": ("image number", "path"),

@@ -32,8 +32,6 @@ from cstn_lib.support.errors import InputError, first_line
 from cstn_lib.support.machine import processors
 from cstn_lib.support.progress import Progress
 
-__all__ = ["PhotoArray", "decode_photo", "in_parallel", "read_headers"]
-
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _EXPECTED = "expected a whole JPEG, PNG, BMP, GIF, TIFF or WebP image"
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112  # tags of TIFF, the last also of EXIF

@@ -30,8 +30,6 @@ from cstn_lib.support.disk import alone_in, writing
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.progress import Progress
 
-__all__ = ["ARCHIVES", "Archive", "download", "unpack"]
-
 
 @dataclass(frozen=True)
 class Archive:

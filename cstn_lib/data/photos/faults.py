@@ -11,8 +11,6 @@ from collections import Counter
 
 from cstn_lib.support.errors import InputError
 
-__all__ = ["Faults", "Findings", "quoted"]
-
 
 class Faults:
     """Stops at the first fault; remembers the oddities.

@@ -20,8 +20,6 @@ from cstn_lib.data.photos.reading import SPLITS, Photo, Reader
 from cstn_lib.data.photos.sources import inner_path
 from cstn_lib.support.errors import InputError
 
-__all__ = ["Folder"]
-
 _TABLE = "boxes.csv"
 _COLUMNS = ("image", "x0", "y0", "x1", "y1")
 

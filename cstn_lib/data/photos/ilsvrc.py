@@ -43,8 +43,6 @@ from cstn_lib.data.photos.sources import FolderSource
 from cstn_lib.data.photos.text_table import Line, box_numbers
 from cstn_lib.support.errors import InputError
 
-__all__ = ["ILSVRC"]
-
 HELD_BACK = 20  # images of each class that training never sees
 
 _PHOTOS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", ".")

@@ -13,8 +13,6 @@ import numpy as np
 
 from cstn_lib.support.errors import InputError
 
-__all__ = ["balanced_order", "hold_back", "train_or_val"]
-
 _HELD_BACK = 0.1  # of each class of a training folder: the val split
 
 

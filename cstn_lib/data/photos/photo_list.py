@@ -14,16 +14,6 @@ import numpy as np
 from cstn_lib.data.photos.decoding import read_headers
 from cstn_lib.data.photos.sources import Source
 
-__all__ = [
-    "PhotoList",
-    "PixelBoxes",
-    "clip",
-    "measured_boxes",
-    "turn_upright",
-    "unit_boxes",
-    "unit_photo_list",
-]
-
 
 @dataclass(frozen=True)
 class PhotoList:

@@ -38,18 +38,6 @@ from cstn_lib.data.photos.sources import FolderSource, Source, open_source
 from cstn_lib.data.photos.text_table import TextTable, text_lines
 from cstn_lib.support.errors import InputError, unknown_name
 
-__all__ = [
-    "SPLITS",
-    "STORED_AT_MOST",
-    "Photo",
-    "Published",
-    "Reader",
-    "found_split",
-    "is_wnid",
-    "open_photos",
-    "stored_bytes",
-]
-
 SPLITS = ("train", "val", "test")
 STORED_AT_MOST = 20_000_000_000
 """Bytes of decoded pixels; a larger split is decoded on the fly, but for photos in a zip."""

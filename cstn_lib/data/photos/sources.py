@@ -21,17 +21,6 @@ from typing import BinaryIO
 from cstn_lib.data.photos.faults import Faults
 from cstn_lib.support.errors import InputError, is_unicode
 
-__all__ = [
-    "FolderSource",
-    "Source",
-    "ZipSource",
-    "inner_path",
-    "is_leftover",
-    "is_photo",
-    "is_safe",
-    "open_source",
-]
-
 _PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif"),
     *(".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),

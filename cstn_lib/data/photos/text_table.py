@@ -12,8 +12,6 @@ from cstn_lib.data.photos.faults import quoted
 from cstn_lib.data.photos.sources import Source
 from cstn_lib.support.errors import InputError
 
-__all__ = ["Line", "TextTable", "box_numbers", "text_lines"]
-
 _SEPARATORS = {"\t": "tab", " ": "space", ",": "comma"}
 
 

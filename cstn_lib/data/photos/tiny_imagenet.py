@@ -32,8 +32,6 @@ from cstn_lib.data.photos.sources import is_photo
 from cstn_lib.data.photos.text_table import Line, text_lines
 from cstn_lib.support.errors import InputError
 
-__all__ = ["TinyImageNet"]
-
 _WNIDS, _WORDS, _VAL = "wnids.txt", "words.txt", "val/val_annotations.txt"
 _ENDS = ("x0", "y0", "x1", "y1")
 _SIDE = 64  # pixels; every image of the data set has this width and height

@@ -38,8 +38,6 @@ from cstn_lib.data.photos.sources import FolderSource, is_safe
 from cstn_lib.data.photos.text_table import TextTable, box_numbers
 from cstn_lib.support.errors import InputError, unknown_name
 
-__all__ = ["WSOL_DATASETS", "WSOLCub", "WSOLIlsvrc", "read_wsol_metadata"]
-
 WSOL_DATASETS = {"CUB": 200, "ILSVRC": 1000}
 """Folders of the layout, and how many classes each data set has."""
 
