@@ -1,10 +1,10 @@
 """Every claim of the paper that trained networks can judge, each with the rule that judges it.
 
 A claim is one sentence, its place in the paper, the trainings that it needs, and a rule in words
-above the code that applies it. Rules were fixed before the published runs and ask intervals, never
-a bare difference: 95 % over the test images and, where there are several, the seeds
-(`cstn_lib.evaluation.metrics.mean_interval`). Where an interval leaves a sign open, what claims
-that sign does not hold; the explanation says that it is open.
+above the code that applies it. Rules ask intervals, never a bare difference: 95 % over the test
+images and, where there are several, the seeds (`cstn_lib.evaluation.metrics.mean_interval`). Where
+an interval leaves a sign open, what claims that sign does not hold; the explanation says that it is
+open.
 
 Everything is computed from finished runs' predictions tables (`cstn_lib.evaluation.predictions`).
 The paper's numbers are in `cstn_lib.reproduction.paper`.
