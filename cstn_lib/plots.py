@@ -106,10 +106,10 @@ def _jpeg(figure: Figure, largest: int = _LARGEST_PHOTO) -> tuple[bytes, int]:
 
 
 def _png(figure: Figure) -> tuple[bytes, int]:
-    """In 256 colours, more than plots have, and with fewer pixels where it would be large."""
-    for scale in (2, 1.5, 1):
+    """In 256 colours, more than plots have, with fewer pixels and colours where it is large."""
+    for scale, colours in ((2, 256), (1.5, 256), (1, 256), (1, 64), (1, 16)):
         image, stream = _drawn(figure, scale * _DPI), BytesIO()
-        image.quantize(dither=Image.Dither.NONE).save(stream, "png", optimize=True)
+        image.quantize(colours, dither=Image.Dither.NONE).save(stream, "png", optimize=True)
         if stream.tell() < _LARGEST_PLOT:
             break
     return stream.getvalue(), round(image.width / scale)

@@ -268,8 +268,11 @@ def test_a_displayed_figure_is_sharp_and_has_a_text(photos):
         assert image.width == pytest.approx(2 * int(width), abs=1)
 
 
-def test_a_plot_of_much_detail_stays_small():
-    figure, ax = plt.subplots(figsize=(10, 5))
+@pytest.mark.parametrize("style", [lambda: None, plots.use_style], ids=["matplotlib's", "ours"])
+def test_a_plot_of_much_detail_stays_small(style):
+    with plt.rc_context():
+        style()
+        figure, ax = plt.subplots(figsize=(10, 5))
     random = np.random.default_rng(0)
     ax.scatter(*random.random((2, 20_000)), c=random.random(20_000), cmap="hsv", s=20)
     assert len(plots.as_html(figure)) < 150_000 * 4 / 3
