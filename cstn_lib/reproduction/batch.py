@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import cstn_lib
 from cstn_lib.data import DATASETS
 from cstn_lib.reproduction.experiments import Experiment, profile_named, seeded_experiments
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
-from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of
+from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run, RunStore
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.machine import processors
@@ -41,7 +42,8 @@ def reproduce(
 ) -> list[Path]:
     """Train what the notebooks need and execute them, several processes at a time.
 
-    A notebook runs as soon as its trainings are there, Table I's first.
+    A notebook runs as soon as its trainings are there, Table I's first. One that was executed after
+    all it reads had been made is not executed again.
 
     Args:
         only: names of `RESULTS` or `NOTEBOOKS`; empty means all.
@@ -68,8 +70,8 @@ def reproduce(
     trainings: dict[Experiment, Job] = {}
     listed: list[Job] = []
     for name in sorted(names, key=lambda name: name != RESULTS["table-1"].notebook):
-        needs = []
-        for experiment in asked_for([name], parameters):
+        needs, asked = [], asked_for([name], parameters)
+        for experiment in asked:
             if experiment not in opened:
                 run = opened[experiment] = store.open(experiment)
                 # here, once: processes side by side would each draw or decode them
@@ -78,7 +80,11 @@ def reproduce(
                     trainings[experiment] = _training_job(run, str(parameters["profile"]))
             if experiment in trainings:
                 needs.append(trainings[experiment])
-        listed += [*needs, _notebook_job(name, parameters, needs, show)]
+        if not needs and _is_current(name, parameters, [opened[e] for e in asked]):
+            print(f"{name}.ipynb: executed since what it reads was made", flush=True)
+            show(_result_of(name))
+        else:
+            listed += [*needs, _notebook_job(name, parameters, needs, show)]
     run_jobs(list(dict.fromkeys(listed)), at_once)
     return [_executed(name, parameters) for name in names]
 
@@ -196,8 +202,30 @@ def _notebook_job(
         seconds=START_SECONDS + 20,
         explain=partial(_error_of, output),
         needs=needs,
-        then=partial(show, next(r for r, result in RESULTS.items() if result.notebook == name)),
+        then=partial(show, _result_of(name)),
     )
+
+
+def _is_current(name: str, parameters: dict[str, object], runs: Sequence[Run]) -> bool:
+    """Whether a notebook was executed, with these parameters, after all that it reads was made."""
+    output, result = _executed(name, parameters), _result_of(name)
+    made_of = [project_folder("notebooks") / f"{name}.ipynb"]
+    made_of += Path(cstn_lib.__file__).parent.rglob("*.py")
+    made_of += [run.folder / "run.json" for run in runs]
+    if not RESULTS[result].one_seed:  # its files are still there
+        where = {n: parameters[n] for n in ("dataset", "figures_dir") if n in parameters}
+        made_of.append(result_file(result, str(parameters["profile"]), **where))
+    try:
+        executed = json.loads(output.read_text(encoding="utf-8"))["metadata"]["papermill"]
+        newest = max(path.stat().st_mtime for path in made_of)
+        finished = executed["exception"] is None and executed["parameters"] == parameters
+        return finished and output.stat().st_mtime > newest
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _result_of(notebook: str) -> str:
+    return next(name for name, result in RESULTS.items() if result.notebook == notebook)
 
 
 def _error_of(notebook: Path, log: Path) -> str:

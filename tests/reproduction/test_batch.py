@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -31,3 +32,33 @@ def test_folders_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert {path.name for path in tmp_path.iterdir()} == {repository.name, runs.name}
     printed = nbformat.read(output, as_version=4).cells[-1].outputs[0].text
     assert printed.strip() == ascii(str(runs))
+
+
+def test_a_notebook_is_executed_again_when_what_it_reads_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    executed = []
+    monkeypatch.setattr(batch, "asked_for", lambda notebooks, parameters: [])
+    monkeypatch.setattr(batch, "run_jobs", lambda jobs, at_once: executed.extend(jobs))
+    lesson, table, given = "00_start_here", "07_table_1", {"profile": "smoke", "device": "cpu"}
+    given |= {"runs_dir": str(tmp_path / "runs"), "figures_dir": str(tmp_path / "figures")}
+    for name in (lesson, table):
+        metadata = {"papermill": {"exception": None, "parameters": given}}
+        path = tmp_path / f"runs/notebooks/smoke/{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(new_notebook(metadata=metadata), path)
+
+    def again(**parameters: object) -> list[str]:
+        executed.clear()
+        batch.reproduce([lesson, table], given | parameters)
+        return sorted(job.title for job in executed)
+
+    both = [f"{lesson}.ipynb", f"{table}.ipynb"]
+    assert again() == both[1:], "its table is not there"
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "table_1.csv").touch()
+    os.utime(tmp_path / "figures" / "table_1.csv", (0, 0))
+    assert again() == []
+    assert again(seeds=2) == both, "other parameters"
+    os.utime(tmp_path / f"runs/notebooks/smoke/{lesson}.ipynb", (0, 0))
+    assert again() == both[:1], "its source is newer"
