@@ -1,8 +1,8 @@
 """The feature extractors every network of the project stands on (section IV-A).
 
 Levels carry the paper's names: ``"4"`` and ``"5"`` are the last two stages of a ResNet, strides 16
-and 32. The small backbone has strides 4 and 8 there, so that an 80-pixel image gives the same 20 x
-20 and 10 x 10 maps as 320 pixels do in the paper.
+and 32. The small backbones have strides 4 and 8 there, so that an 80-pixel image gives the same 20
+x 20 and 10 x 10 maps as 320 pixels do in the paper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from cstn_lib.config import ModelConfig
 from cstn_lib.support.errors import InputError, first_line, unknown_name
 
-BACKBONES = ("small", "resnet18", "resnet34", "resnet50", "resnet101")
+SMALL = ("small", "small-pooled")
+BACKBONES = (*SMALL, "resnet18", "resnet34", "resnet50", "resnet101")
 PYRAMID = ("4", "5")
 """The levels of the feature pyramid, from the finest to the coarsest."""
 
@@ -37,8 +38,14 @@ def build_backbone(config: ModelConfig) -> Backbone:
     if config.backbone not in BACKBONES:
         raise unknown_name("backbone", config.backbone, BACKBONES)
     state = _starting_weights(config.backbone, config.weights)
-    small = config.backbone == "small"
-    net = small_backbone() if small else torchvision.models.get_model(config.backbone, weights=None)
+    small = config.backbone in SMALL
+    if small:
+        net = small_backbone(pooled=config.backbone == "small-pooled")
+        last = f"stages.{len(net.stages) - 1}."  # pooling has no weights
+        if state and config.backbone == "small-pooled":
+            state = {name: value for name, value in state.items() if not name.startswith(last)}
+    else:
+        net = torchvision.models.get_model(config.backbone, weights=None)
     if state is not None:
         classifier = {} if small else net.fc.state_dict(prefix="fc.")
         _load(net, {**classifier, **state}, config.weights)
@@ -101,21 +108,24 @@ class Backbone(nn.Module):
         return self
 
 
-def small_backbone() -> Backbone:
+def small_backbone(pooled: bool = False) -> Backbone:
     """Five convolutions for CPU: level 4 at stride 4, level 5 at stride 8.
 
-    Its receptive field, 15 pixels at level 4 and 39 at level 5, stays below a bird of an 80-pixel
-    image: joining the parts is left to the window of the CSTN.
+    A cell of level 4 sees 15 pixels, far fewer than a bird of an 80-pixel image has: joining its
+    parts is left to the window of the CSTN. A cell of level 5 sees 39.
+
+    Args:
+        pooled: level 5 is instead the mean of 2 x 2 cells of level 4, and sees 19 pixels.
     """
-    return Backbone(
-        [
-            _conv_bn_relu(3, 32, stride=2),
-            _conv_bn_relu(32, 48, stride=2),
-            _conv_bn_relu(48, 64),
-            nn.Sequential(_conv_bn_relu(64, 96, stride=2), _conv_bn_relu(96, 128)),
-        ],
-        channels=(32, 48, 64, 128),
-    )
+    stages = [
+        _conv_bn_relu(3, 32, stride=2),
+        _conv_bn_relu(32, 48, stride=2),
+        _conv_bn_relu(48, 64),
+    ]
+    if pooled:
+        return Backbone([*stages, nn.AvgPool2d(2)], channels=(32, 48, 64, 64))
+    last = nn.Sequential(_conv_bn_relu(64, 96, stride=2), _conv_bn_relu(96, 128))
+    return Backbone([*stages, last], channels=(32, 48, 64, 128))
 
 
 def resnet_backbone(net: torchvision.models.ResNet) -> Backbone:
@@ -130,15 +140,15 @@ def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
     if weights == "none":
         return None
     if weights == "pretrained":
-        if backbone != "small":
+        if backbone not in SMALL:
             raise InputError(
                 f"weights 'pretrained' belong to backbone 'small', not to {backbone!r}"
             )
         return _read_weights(Path(str(PRETRAINED_WEIGHTS)))
     if weights != "imagenet":
         return _read_weights(Path(weights))
-    if backbone == "small":
-        raise InputError("weights 'imagenet' belong to a ResNet, not to backbone 'small'")
+    if backbone in SMALL:
+        raise InputError(f"weights 'imagenet' belong to a ResNet, not to backbone {backbone!r}")
     published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
     try:
         return dict(published.get_state_dict(progress=True, check_hash=True))

@@ -153,7 +153,8 @@ def predict(
     data_root: DataRoot = "",
     runs_dir: RunsDir = "",
 ) -> None:
-    """Write a trained network's predictions table and print its metrics."""
+    """Write a network's predictions table, print its metrics and what its votes mean."""
+    from cstn_lib.evaluation.indicators import indicators
     from cstn_lib.evaluation.metrics import choose_threshold, evaluate
     from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
     from cstn_lib.reproduction.experiments import make_experiment
@@ -173,7 +174,30 @@ def predict(
         metrics = evaluate(table, **options).items()
         values = "  ".join(f"{metric} {100 * value:.2f}" for metric, value in metrics)
         print(f"{name:>15}  {values}")
+    if "true_score" in table:
+        for name, value in indicators(table).items():
+            print(f"{name:>22}  {value:.2f}")
     print(run.predictions_path(split))
+
+
+@app.command()
+def search(
+    method: Annotated[str, typer.Argument(help="cstn, plain, cam ...; an unknown one lists all")],
+    dataset: Dataset = "birds-cub",
+    profile: ProfileName = "cpu",
+    device: Device = "auto",
+    data_root: DataRoot = "",
+    runs_dir: RunsDir = "",
+) -> None:
+    """Look for a method's settings on val, with as many trials for each, and write the log."""
+    from cstn_lib.reproduction.runs import RunStore
+    from cstn_lib.reproduction.search import search
+    from cstn_lib.support.project import project_folder
+
+    log = project_folder("figures") / "search" / f"{dataset}-{method}.csv"
+    store = RunStore(runs_dir, data_root, device)
+    print(search(method, dataset, profile, store, log).to_string(index=False))
+    print(log)
 
 
 @app.command()

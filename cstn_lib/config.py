@@ -47,11 +47,15 @@ class ModelConfig:
         weights: where the backbone starts: ``"pretrained"`` (the small one, trained on other
             birds), ``"imagenet"`` (torchvision's weights), ``"none"`` (at random) or the path of a
             ``.safetensors`` or ``.pth`` file.
+        pyramid: what lies between the backbone's last two maps and the windows: ``"fpn"``, as in
+            the paper, a 3x3 convolution and a feature pyramid network; or ``"lateral"``, its 1x1
+            convolutions alone, which leave each cell the receptive field it has.
         levels: which pyramid levels vote, from the finest to the coarsest; methods without a
             pyramid do without.
         channels: width of the pyramid and of the CSTN.
         localization_channels: hidden width of the localization networks.
         frozen_stages: leading stages of the backbone that are not trained (2 = up to ``layer1``).
+        first_frame: side, in (0, 1], of the centred frame that a global STN begins with.
         head: the method: ``"cstn"``; in its place ``"plain"`` an ordinary convolution (Table II) or
             ``"deform"`` a deformable one; ``"stn"`` one transform of the image; ``"cam"``,
             ``"has"``, ``"acol"``, ``"spg"`` and ``"adl"`` read score maps (`cstn_lib.baselines`).
@@ -60,10 +64,12 @@ class ModelConfig:
     num_classes: int = 0
     backbone: str = "small"
     weights: str = "pretrained"
+    pyramid: str = "fpn"
     levels: tuple[LevelConfig, ...] = PAPER_LEVELS
     channels: int = 64
     localization_channels: int = 32
     frozen_stages: int = 0
+    first_frame: float = 1.0
     head: str = "cstn"
 
 
@@ -81,6 +87,8 @@ class TrainingConfig:
         weight_decay: of all parameters but the localization networks'.
         schedule: ``"one-cycle"`` (up over the first tenth, down along a cosine) or ``"constant"``.
         lambda_theta, alpha_scale: of Eq. 4, per example.
+        level_weight: of the levels' own classification losses, which the paper does not have, see
+            `cstn_lib.losses.level_loss`.
         precision: ``"float32"`` or ``"bfloat16"``.
     """
 
@@ -94,4 +102,5 @@ class TrainingConfig:
     schedule: str = "one-cycle"
     lambda_theta: float = 0.0
     alpha_scale: float = 0.0
+    level_weight: float = 0.0
     precision: str = "float32"

@@ -2,6 +2,9 @@
 
     L = L_cls + lambda * L_theta + alpha * L_scale
 
+`level_loss` is ours: with it each level learns to tell the class by itself, so that levels compete
+by what they see of an object and not by which of them learned first (notebook 04).
+
 Each function returns one value per image, (B,); `total_loss` takes means over the batch. The
 authors' code adds L_theta and L_scale up over its batch of 16 images while it averages L_cls: per
 example, as Eq. 4 is written, their lambda and alpha act 16 times as strongly as the printed ones.
@@ -68,6 +71,23 @@ def scale_loss(log_joint: Tensor, target: Tensor, sizes: Sequence[tuple[int, int
     return (best[:, :-1] - best[:, 1:]).clamp(min=0).sum(dim=1)
 
 
+def level_loss(log_joint: Tensor, target: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """-log p(c* | s), the mean over the levels s: what each level alone says of the class.
+
+    Not in the paper. One level has p(c | s) = p(c): the classification loss once more.
+
+    Args:
+        log_joint, target, sizes: as of `scale_loss`.
+
+    Returns:
+        (B,), non-negative.
+    """
+    rows = torch.arange(len(target), device=target.device)
+    per_level = log_joint.split([h * w for h, w in sizes], dim=2)
+    of_class = [level[rows, target].logsumexp(1) - level.logsumexp((1, 2)) for level in per_level]
+    return -torch.stack(of_class).mean(dim=0)
+
+
 def total_loss(
     log_joint: Tensor,
     thetas: Sequence[Tensor],
@@ -76,18 +96,27 @@ def total_loss(
     *,
     lambda_theta: float,
     alpha_scale: float,
+    level_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """L (Eq. 4) and its terms, each a mean over the batch.
 
+    Args:
+        level_weight: of `level_loss`; 0, as in the paper, leaves Eq. 4.
+
     Returns:
-        scalars ``loss``, ``loss_cls``, ``loss_theta`` and ``loss_scale``; the last two without
-        their weights. An image whose network has no theta pays no L_theta.
+        scalars ``loss``, ``loss_cls``, ``loss_theta``, ``loss_scale`` and, where it has a weight,
+        ``loss_level``; all but the first without their weights. An image whose network has no theta
+        pays no L_theta.
     """
     cls = classification_loss(log_joint, target).mean()
     theta = theta_loss(thetas).mean() if thetas else torch.zeros_like(cls)
     scale = scale_loss(log_joint, target, sizes).mean()
     loss = cls + lambda_theta * theta + alpha_scale * scale
-    return {"loss": loss, "loss_cls": cls, "loss_theta": theta, "loss_scale": scale}
+    terms = {"loss_cls": cls, "loss_theta": theta, "loss_scale": scale}
+    if level_weight:
+        terms["loss_level"] = level_loss(log_joint, target, sizes).mean()
+        loss = loss + level_weight * terms["loss_level"]
+    return {"loss": loss, **terms}
 
 
 def authors_weight(printed: float, batch: int = AUTHORS_BATCH) -> float:

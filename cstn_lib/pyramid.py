@@ -1,7 +1,11 @@
 """The paper's network (section III-E, Fig. 4), and the same with plain convolutions.
 
-    image -> backbone -> conv + BN on the last map -> pyramid -> per level: window layer -> ReLU
+    image -> backbone -> pyramid -> per level: window layer -> ReLU
           -> one 1x1 classifier shared by the levels -> joint distribution (`cstn_lib.joint`)
+
+The paper's pyramid is a 3x3 convolution on the last map and a feature pyramid network: there every
+cell sees most of the image. Of small images each would see all, and no vote would mean a place; so
+the small networks keep its lateral 1x1 convolutions alone (notebook 02).
 
 The window layers of `PyramidLocalizer` are plain convolutions; two methods put another kind in
 their place, as `CSTNLocalizer` does with `ConvSTN2d`.
@@ -22,7 +26,9 @@ from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.losses import total_loss
 from cstn_lib.outputs import Localizer, LocalizerOutput
-from cstn_lib.support.errors import InputError
+from cstn_lib.support.errors import InputError, unknown_name
+
+PYRAMIDS = ("fpn", "lateral")
 
 
 def voting_losses(
@@ -36,6 +42,7 @@ def voting_losses(
         output.sizes,
         lambda_theta=config.lambda_theta,
         alpha_scale=config.alpha_scale,
+        level_weight=config.level_weight,
     )
 
 
@@ -48,7 +55,8 @@ class PyramidLocalizer(Localizer):
     Input: images (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]; output: `LocalizerOutput`.
 
     Raises:
-        InputError: the levels of `config` are none, unknown or in another order.
+        InputError: the pyramid of `config` is unknown, or its levels are none, unknown or in
+            another order.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,16 +70,15 @@ class PyramidLocalizer(Localizer):
         self.levels = config.levels
         self.normalize = Normalize()
         self.backbone = build_backbone(config)
-        widths = [self.backbone.widths[name] for name in PYRAMID]
-        self.extra_conv = nn.Sequential(
-            nn.Conv2d(widths[-1], widths[-1], 3, padding=1, bias=False), nn.BatchNorm2d(widths[-1])
-        )
-        self.pyramid = FeaturePyramidNetwork(widths, config.channels)
-        for place, name in enumerate(PYRAMID):  # what leads to no level that votes never learns
-            if name not in names:
-                self.pyramid.layer_blocks[place].requires_grad_(False)
-            if place < PYRAMID.index(names[0]):
-                self.pyramid.inner_blocks[place].requires_grad_(False)
+        widths = self.backbone.widths
+        if config.pyramid == "lateral":
+            self.pyramid = nn.ModuleDict(
+                {name: nn.Conv2d(widths[name], config.channels, 1) for name in names}
+            )
+        elif config.pyramid == "fpn":
+            self.extra_conv, self.pyramid = _paper_pyramid(list(widths.values()), config, names)
+        else:
+            raise unknown_name("pyramid", config.pyramid, PYRAMIDS)
         self.layers = nn.ModuleDict(
             {level.name: self.make_layer(level, config) for level in config.levels}
         )
@@ -97,13 +104,23 @@ class PyramidLocalizer(Localizer):
         """
         return layer(features), None, None
 
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """What the windows look at: a map (B, channels, H, W) by the name of its level.
+
+        Args:
+            images: (B, 3, H, W), as of `forward`.
+        """
+        maps = self.backbone(self.normalize(images))
+        if isinstance(self.pyramid, nn.ModuleDict):
+            return {name: lateral(maps[name]) for name, lateral in self.pyramid.items()}
+        maps[PYRAMID[-1]] = self.extra_conv(maps[PYRAMID[-1]])
+        return self.pyramid(OrderedDict((name, maps[name]) for name in PYRAMID))
+
     def forward(
         self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
     ) -> LocalizerOutput:
         """Scores, thetas and boxes, see `cstn_lib.outputs.Localizer`; `labels` change nothing."""
-        maps = self.backbone(self.normalize(images))
-        maps[PYRAMID[-1]] = self.extra_conv(maps[PYRAMID[-1]])
-        maps = self.pyramid(OrderedDict((name, maps[name]) for name in PYRAMID))
+        maps = self.maps(images)
         scores, thetas, boxes, defaults = [], [], [], []
         for level in self.levels:
             features, window, layer = maps[level.name], level.window, self.layers[level.name]
@@ -140,3 +157,19 @@ class CSTNLocalizer(PyramidLocalizer):
 
     def localization_parameters(self) -> list[nn.Parameter]:
         return [p for layer in self.layers.values() for p in layer.localization.parameters()]
+
+
+def _paper_pyramid(
+    widths: list[int], config: ModelConfig, voting: list[str]
+) -> tuple[nn.Sequential, FeaturePyramidNetwork]:
+    """The 3x3 convolution on the last map and the feature pyramid network (section III-E)."""
+    extra_conv = nn.Sequential(
+        nn.Conv2d(widths[-1], widths[-1], 3, padding=1, bias=False), nn.BatchNorm2d(widths[-1])
+    )
+    pyramid = FeaturePyramidNetwork(widths, config.channels)
+    for place, name in enumerate(PYRAMID):  # what leads to no level that votes never learns
+        if name not in voting:
+            pyramid.layer_blocks[place].requires_grad_(False)
+        if place < PYRAMID.index(voting[0]):
+            pyramid.inner_blocks[place].requires_grad_(False)
+    return extra_conv, pyramid

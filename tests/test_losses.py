@@ -13,6 +13,7 @@ from cstn_lib.losses import (
     AUTHORS_BATCH,
     authors_weight,
     classification_loss,
+    level_loss,
     scale_loss,
     theta_loss,
     total_loss,
@@ -135,6 +136,25 @@ def test_total_is_eq_4_with_means_over_the_batch(sizes):
     assert terms["loss_theta"].item() == pytest.approx(theta, rel=1e-10)
     assert terms["loss_scale"].item() == pytest.approx(scale, rel=1e-10)
     assert terms["loss"].item() == pytest.approx(cls + 0.03 * theta + 1.7 * scale, rel=1e-10)
+
+
+@pytest.mark.parametrize("sizes", LEVELS)
+def test_level_loss_is_the_classification_loss_of_each_level_alone(sizes):
+    scores, thetas, target = sample(sizes)
+    log_joint = joint_log_prob(scores)
+    found = level_loss(log_joint, target, sizes)
+    for image, c in enumerate(target.tolist()):
+        alone = [loop_cls([score], image, c) for score in scores]
+        assert found[image].item() == pytest.approx(sum(alone) / len(alone), rel=1e-10)
+    plain, with_levels = (
+        total_loss(
+            log_joint, thetas, target, sizes, lambda_theta=0.03, alpha_scale=1.7, level_weight=w
+        )
+        for w in (0.0, 0.6)
+    )
+    assert with_levels["loss_level"].item() == pytest.approx(found.mean().item())
+    gap = with_levels["loss"] - plain["loss"]
+    assert gap.item() == pytest.approx(0.6 * found.mean().item(), rel=1e-9)
 
 
 def test_the_authors_sums_over_16_images_are_16_times_the_printed_weights():

@@ -2,7 +2,9 @@
 
 Dai, Qi, Xiong, Li, Zhang, Hu, Wei: "Deformable Convolutional Networks", ICCV 2017, section 2.1. A
 convolution over the same map gives each location 2 K^2 offsets, one (y, x) per tap, initialised to
-zero; the kernel weighs what is sampled at the moved taps. CSTN moves the same taps by the six
+zero; the kernel weighs what is sampled at the moved taps. (Here it reads the map through another
+convolution, as CSTN's localization network does, so that the two differ in what they regress
+alone.) CSTN moves the same taps by the six
 numbers of an affine theta, so they remain a window with a place, a size and a tilt. Free taps need
 not: the hull of the sampling points, which is the box here, follows the farthest of them, and
 nothing asks the rest to stay on the object (section II of the paper).
@@ -13,6 +15,7 @@ The offsets are treated like CSTN's thetas: at rest during the warm-up, learning
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from cstn_lib.config import LevelConfig, ModelConfig
@@ -25,7 +28,8 @@ class DeformableLocalizer(PyramidLocalizer):
     """The paper's network with a `DeformableConv2d` on each level."""
 
     def make_layer(self, level: LevelConfig, config: ModelConfig) -> DeformableConv2d:
-        return DeformableConv2d(**level.convolution(config.channels))
+        hidden = config.localization_channels
+        return DeformableConv2d(**level.convolution(config.channels), hidden_channels=hidden)
 
     def apply_layer(
         self, layer: DeformableConv2d, features: Tensor, window: Window, transform: bool
@@ -37,11 +41,12 @@ class DeformableLocalizer(PyramidLocalizer):
         return windowed, None, boxes_of_offsets(offsets.detach(), window, size)
 
     def localization_parameters(self) -> list[nn.Parameter]:
-        return [p for layer in self.layers.values() for p in layer.offsets.parameters()]
+        trunks = [part for layer in self.layers.values() for part in (layer.read, layer.offsets)]
+        return [parameter for trunk in trunks for parameter in trunk.parameters()]
 
 
 class DeformableConv2d(nn.Conv2d):
-    """A convolution whose taps are moved by offsets that another convolution reads.
+    """A convolution whose taps are moved by offsets that two other convolutions read.
 
     Shape: (B, in_channels, H, W) -> features (B, out_channels, h, w) and offsets
     (B, 2 K^2, h, w) in cells, (y, x) tap by tap as `torchvision.ops.deform_conv2d` takes them.
@@ -57,17 +62,19 @@ class DeformableConv2d(nn.Conv2d):
         kernel_size: int,
         stride: int = 1,
         dilation: int = 1,
+        hidden_channels: int = 32,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation=dilation)
         self.window = Window(kernel_size, stride, dilation=dilation)
+        self.read = nn.Conv2d(in_channels, hidden_channels, 3, padding=dilation, dilation=dilation)
         self.offsets = nn.Conv2d(
-            in_channels, 2 * kernel_size**2, kernel_size, stride, dilation=dilation, bias=False
+            hidden_channels, 2 * kernel_size**2, kernel_size, stride, dilation=dilation, bias=False
         )
         nn.init.zeros_(self.offsets.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # offsets place points: under autocast they leave bfloat16 here
-        offsets = self.offsets(x).float()
+        offsets = self.offsets(F.relu(self.read(x))).float()
         if x.device.type == "cpu":
             points = moved_points(offsets, self.window, (x.shape[2], x.shape[3]))
             kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, K^2 * in)

@@ -5,9 +5,10 @@ Jaderberg, Simonyan, Zisserman, Kavukcuoglu: "Spatial Transformer Networks", Neu
 (Eq. 1), and only the sample is classified. Its box is the hull of the transformed frame.
 
 CSTN gives every location of every level a theta of its own and asks for the best afterwards; here
-one theta must be right at once. Everything else is kept alike: theta starts as the identity and
-stays there during the warm-up, and what regresses it learns slowly. The localization network reads
-the features of the shared backbone, so an image passes the backbone twice.
+one theta must be right at once. Everything else is kept alike: theta starts as one centred frame
+(the whole image, or a part of it) and stays there during the warm-up, and what regresses it learns
+slowly. The localization network reads the features of the shared backbone, so an image passes the
+backbone twice.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class GlobalSTN(Localizer):
             nn.Linear(hidden * 4 * 4, 6, bias=False),
         )
         nn.init.zeros_(self.localization[-1].weight)
+        self.first_frame = config.first_frame
         self.classifier = nn.Conv2d(width, config.num_classes, 1)
 
     def forward(
@@ -53,9 +55,10 @@ class GlobalSTN(Localizer):
         """Scores of what theta cuts out (or of the image), theta and its box."""
         images = self.normalize(images)
         features = self.backbone(images)[PYRAMID[-1]]
-        theta = identity_theta(images).expand(images.shape[0], 2, 3)
+        theta = (self.first_frame * identity_theta(images)).expand(images.shape[0], 2, 3)
         if transform:
             theta = theta + self.localization(features).float().view(-1, 2, 3)
+        if transform or self.first_frame < 1:
             features = self.backbone(_sampled(images, theta))[PYRAMID[-1]]
         scores = self.classifier(features.mean(dim=(2, 3), keepdim=True))
         theta = theta.view(-1, 1, 1, 2, 3)  # one location

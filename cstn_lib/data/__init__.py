@@ -57,7 +57,8 @@ class DataConfig:
         image_size: side in pixels of the square that every image is resized to.
         train, val, test, pretrain: images per split. Drawn data have exactly so many, read data at
             most so many; None means all there are and is for read data only.
-        head_tell: of `BirdsConfig`.
+        head_tell, parts_tell: of `BirdsConfig`.
+        drawing: its seed.
     """
 
     name: str
@@ -67,6 +68,8 @@ class DataConfig:
     test: int | None = None
     pretrain: int | None = None
     head_tell: float = 0.0
+    parts_tell: bool = True
+    drawing: int = 0
 
 
 def open_split(config: DataConfig, split: str, data_root: object = None) -> ImageSet:
@@ -143,5 +146,7 @@ def birds_config(config: DataConfig) -> BirdsConfig:
         boxes=config.name.removeprefix("birds-"),
         image_size=config.image_size,
         head_tell=config.head_tell,
+        parts_tell=config.parts_tell,
+        seed=config.drawing,
         **{name: count for name, count in counts.items() if count is not None},
     )

@@ -89,12 +89,16 @@ def threshold_curve(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> np.ndarr
     Raises:
         InputError: the table has no score maps.
     """
+    return threshold_hits(table, iou).mean(axis=0)
+
+
+def threshold_hits(table: pd.DataFrame, iou: float = IOU_THRESHOLD) -> np.ndarray:
+    """(n, T) which images the box at each of `THRESHOLDS` hits; raises as `threshold_curve`."""
     _threshold_index(table, THRESHOLDS[0])
     boxes, truth = array(table, "threshold_boxes"), ground_truth(table)
     # threshold by threshold: all at once would not fit into memory for ILSVRC
-    return np.array(
-        [(best_iou(boxes[:, [at]], truth) >= iou).mean() for at in range(len(THRESHOLDS))]
-    )
+    ious = [best_iou(boxes[:, [at]], truth) >= iou for at in range(len(THRESHOLDS))]
+    return np.concatenate(ious, axis=1)
 
 
 def choose_threshold(val: pd.DataFrame) -> float | None:
@@ -105,10 +109,11 @@ def choose_threshold(val: pd.DataFrame) -> float | None:
     if "threshold_boxes" not in val:
         return None
     curve = threshold_curve(val)
-    return THRESHOLDS[_middle_best(curve)]
+    return THRESHOLDS[middle_best(curve)]
 
 
-def _middle_best(values: np.ndarray) -> int:
+def middle_best(values: np.ndarray) -> int:
+    """The index of the largest value; of equal ones the middle."""
     best = np.flatnonzero(values == values.max())
     return int(best[len(best) // 2])
 
@@ -151,17 +156,21 @@ def in_published_pixels(table: pd.DataFrame, image_size: tuple[int, int]) -> pd.
     )
 
 
-def max_box_acc_v2(table: pd.DataFrame) -> float:
+def max_box_acc_v2(table: pd.DataFrame) -> np.ndarray:
     """MaxBoxAccV2 (Choe et al., 2020, journal version): the mean over IoU 0.3, 0.5 and 0.7.
+
+    Image by image, (n,) in [0, 1]: the measure is the mean of these.
 
     At each IoU an image counts when any component's box hits any ground-truth box, at the threshold
     that is best for the table and this IoU. For a method with one box and no threshold, such as
     CSTN, it is the mean of GT-Known Loc at the three IoUs.
     """
-    if "threshold_boxes" not in table:
-        return float(np.mean([max_box_acc(table, iou) for iou in MAX_BOX_ACC_IOUS]))
-    anywhere = array(table, "threshold_any_iou")
-    return float(np.mean([(anywhere >= iou).mean(axis=0).max() for iou in MAX_BOX_ACC_IOUS]))
+    if "threshold_boxes" in table:
+        found = array(table, "threshold_any_iou")
+    else:
+        found = best_iou(array(table, "true_box")[:, :1], ground_truth(table))
+    hit = [found >= iou for iou in MAX_BOX_ACC_IOUS]
+    return np.mean([one[:, one.mean(axis=0).argmax()] for one in hit], axis=0)
 
 
 def _threshold_index(table: pd.DataFrame, threshold: float) -> int:
@@ -170,24 +179,6 @@ def _threshold_index(table: pd.DataFrame, threshold: float) -> int:
     if threshold not in THRESHOLDS:
         raise InputError(f"threshold {threshold}: expected one of 0.00, 0.02 ... 0.98")
     return THRESHOLDS.index(threshold)
-
-
-def centred_square(side: float) -> np.ndarray:
-    """(4,) the square of that side, in [0, 1], in the middle of the image."""
-    return np.array([0.5 - side / 2] * 2 + [0.5 + side / 2] * 2)
-
-
-def best_centred_square(truth: BoxList) -> float:
-    """The side of the one centred square that hits most images: the baseline without learning.
-
-    It is a hyper-parameter, so it is chosen on the validation split. Sides are tried in steps of
-    1/80 of the image; of equally good ones the middle is taken.
-    """
-    sides = np.arange(1, 81) / 80
-    squares = np.stack([centred_square(side) for side in sides])
-    images = len(truth.offsets) - 1
-    rates = (best_iou(np.broadcast_to(squares, (images, 80, 4)), truth) >= IOU_THRESHOLD).mean(0)
-    return float(sides[_middle_best(rates)])
 
 
 @dataclass(frozen=True)

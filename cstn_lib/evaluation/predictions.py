@@ -23,6 +23,7 @@ the Top-1 box, the GT-Known box, the Top-5 boxes).
 | ``*_location`` | k x 2 (row, column) on its level |
 | ``*_theta`` | k x 6 entries of theta, row by row |
 | ``*_default_box``, ``*_box`` | k x 4, theta = identity and transformed |
+| ``true_locations`` | how many locations share the vote p(l, s given c): exp of its entropy |
 | ``level_score``, ``level_box`` | the best location of each level under the true class: S, S x 4 |
 | ``any_default_iou`` | best IoU with the ground truth over all default boxes |
 
@@ -110,12 +111,15 @@ def _describe_votes(
         }
     rows = torch.arange(len(labels), device=labels.device)
     cells = [h * w for h, w in output.sizes]
-    best = [level.max(dim=1) for level in log_joint[rows, labels].split(cells, dim=1)]
+    log_vote = log_joint[rows, labels]
+    best = [level.max(dim=1) for level in log_vote.split(cells, dim=1)]
+    vote = log_vote.softmax(dim=1)
     boxes = [
         boxes[rows, level.indices]
         for boxes, level in zip(output.boxes.split(cells, dim=1), best, strict=True)
     ]
     return columns | {
+        "true_locations": torch.special.entr(vote).sum(dim=1).exp(),
         "level_score": torch.stack([level.values for level in best], 1),
         "level_box": torch.stack(boxes, 1).flatten(1),
         "boxes": output.boxes,

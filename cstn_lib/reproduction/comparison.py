@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.evaluation.indicators import matched_objects
 from cstn_lib.evaluation.metrics import (
     IOU_THRESHOLD,
     Interval,
@@ -23,7 +24,6 @@ from cstn_lib.evaluation.metrics import (
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import THRESHOLDS
 from cstn_lib.reproduction.runs import Run
-from cstn_lib.support.errors import InputError
 
 MISSES = ("right", "shifted", "too large", "too small")
 """What `kinds_of_misses` tells apart."""
@@ -60,15 +60,13 @@ def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> n
     """(seeds, n) in -1, 0, 1: 1 where only ours is right on a test image, -1 where only theirs is.
 
     Args:
-        ours, theirs: their seeds are paired in the order given.
+        ours, theirs: their seeds are paired in the order given; where one has more (a method has
+            more than a study), as many as both have.
         metric: a column of `cstn_lib.evaluation.metrics.hits`.
-
-    Raises:
-        InputError: the number of seeds differs.
     """
-    if len(ours) != len(theirs):
-        raise InputError(f"expected as many seeds of both, got {len(ours)} and {len(theirs)}")
-    right = [np.stack([hits_on_test(run)[metric] for run in runs]) for runs in (ours, theirs)]
+    both = min(len(ours), len(theirs))
+    some = (ours[:both], theirs[:both])
+    right = [np.stack([hits_on_test(run)[metric] for run in runs]) for runs in some]
     return right[0].astype(int) - right[1]
 
 
@@ -151,12 +149,7 @@ def kinds_of_misses(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
         boxes: (n, 4), ``xyxy`` in [0, 1].
         truth: at least one box per image.
     """
-    counts = np.diff(truth.offsets)
-    owners = np.repeat(np.arange(len(boxes)), counts)
-    ious = paired_iou(boxes[owners].astype(float), truth.boxes.astype(float))
-    # of each image its best-overlapped object, of equal ones the largest
-    order = np.lexsort((-box_area(truth.boxes), -ious, owners))
-    objects = truth.boxes[order[truth.offsets[:-1]]].astype(float)
+    objects = matched_objects(boxes, truth)
     centre = (objects[:, :2] + objects[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2
     moved = paired_iou(np.concatenate([centre - half, centre + half], axis=1), objects)

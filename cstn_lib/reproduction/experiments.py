@@ -8,8 +8,8 @@ ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
 from cstn_lib.data import DATASETS, READERS, DataConfig
@@ -43,7 +43,10 @@ class Profile:
 
     Attributes:
         name: as given on the command line.
-        seeds: how many seeds of each experiment.
+        seeds: how many seeds of each method.
+        study_seeds: how many of each step of a study, such as a value of lambda.
+        drawing: seed of the embedded images; ``cpu`` has its own, so that its test images were not
+            looked at before all was chosen.
         train, val, test: images of the embedded data sets.
         pretrain: images that pretrain the small backbone.
         epochs, warmup_epochs: of trainings on the embedded data sets, whose backbone is pretrained.
@@ -54,6 +57,8 @@ class Profile:
 
     name: str
     seeds: int = 1
+    study_seeds: int = 1
+    drawing: int = 0
     train: int = 4000
     val: int = 600
     test: int = 1200
@@ -71,23 +76,35 @@ _LONG = {"epochs": 20, "warmup_epochs": 0, "photo_epochs": 20, "photo_warmup_epo
 PROFILES = {
     "smoke": Profile("smoke", **_FEW, epochs=2, photo_epochs=2, photo_warmup_epochs=1),
     "quick": Profile("quick"),
-    "cpu": Profile("cpu", seeds=3),
+    "cpu": Profile("cpu", seeds=10, study_seeds=5, drawing=2020, val=1000, test=3000),
     "paper": Profile("paper", **_LONG, published=True),
 }
 
 LEVEL_STUDY = {"cstn-level-4": "4", "cstn-level-5": "5"}
 """Figure 6 and 8: the only level that votes."""
 
-LAMBDA_STUDY = {
-    f"cstn-lambda-{v}": float(v) for v in ("0", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "1e-2")
-}
+LAMBDA_STUDY = {f"cstn-lambda-{v}": float(v) for v in ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1")}
 """Table III: lambda per example, as in Eq. 4; in the ``paper`` profile as printed. ``cstn`` itself
 stands at its recipe's, which `seeded_experiments` does not train twice."""
 
-ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "1", "50")}
+ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "0.3", "1", "10")}
 """How widely alpha can vary; ``cstn`` itself stands at its recipe's."""
 
-STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY)
+EQUATION_4 = "cstn-equation-4"
+"""The objective as the paper has it, without the levels' own losses."""
+
+TELLS = ("0", "0.5", "1", "only")
+COLLAPSE_STUDY = {
+    f"cstn-head-{tell}-{rate}-lambda-{weight}": (tell, rate, float(weight))
+    for tell in TELLS
+    for rate in ("slow", "fast")
+    for weight in ("0", "1e-4", "1e-3", "1e-2", "1e-1")
+}
+"""Where boxes collapse (Fig. 7): how often the head alone tells the class (``only``: nothing else
+does), how the localization networks learn (``slow``: as the recipe has it; ``fast``: as fast as the
+rest and from the first step, as the paper's), and lambda."""
+
+STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY, EQUATION_4, *COLLAPSE_STUDY)
 
 EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
@@ -95,10 +112,14 @@ EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 images, augmentation and schedule, by their heads. ``cstn-...``: ``cstn`` with one thing changed.
 ``pretrain``: the small backbone's pretraining."""
 
-# default boxes of 0.47 and 0.56 of the image's side; photographs are filled more: 0.79 and 0.78
-BIRD_LEVELS = (LevelConfig("4", 4, dilation=3), LevelConfig("5", 6))
-PHOTO_LEVELS = (LevelConfig("4", 6, dilation=3), LevelConfig("5", 8))
 LAMBDA_THETA = 1e-4
+VOTING = ("cstn", "plain", "deform")
+"""Methods whose locations vote through a window on each level."""
+
+
+def small_levels(kernel_size: int) -> tuple[LevelConfig, LevelConfig]:
+    """One kernel size at two scales: 7 has windows of 0.32 and 0.67 of an 80-pixel image's side."""
+    return LevelConfig("4", kernel_size, stride=2), LevelConfig("5", kernel_size)
 
 
 @dataclass(frozen=True)
@@ -106,17 +127,20 @@ class Recipe:
     """What all methods share on one kind of data.
 
     Attributes:
-        model: of ``cstn``; another method has another head.
+        model: of ``cstn``; another method has another head. One without votes has the whole small
+            backbone instead of the pooled one.
         training: of ``cstn``, but for its epochs; a method without theta or without levels does
             without the weight of that term.
         image_size: side in pixels of the square images.
         unit: what the lambdas and alphas of the studies are multiples of.
+        own: by method, its fields of `model` and `training` that were chosen for it alone.
     """
 
     model: ModelConfig
     training: TrainingConfig
     image_size: int = 80
     unit: float = 1.0
+    own: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 # The settings of the authors' code, every method on the same. Two things are ours: the width of the
@@ -147,14 +171,18 @@ def _published(printed_lambda: float) -> Recipe:
     return Recipe(model, training, image_size=320, unit=authors_weight(1))
 
 
-BIRD_MODEL = ModelConfig(levels=BIRD_LEVELS, frozen_stages=2)
+def _small(kernel_size: int, **model: object) -> ModelConfig:
+    levels = small_levels(kernel_size)
+    return ModelConfig(backbone="small-pooled", pyramid="lateral", levels=levels, **model)
+
+
+_SMALL_TRAINING = TrainingConfig(
+    localization_lr=0.3, lambda_theta=LAMBDA_THETA, alpha_scale=0.1, level_weight=1.0
+)
 RECIPES = {
-    "birds-cub": Recipe(BIRD_MODEL, TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=5.0)),
-    "birds-ilsvrc": Recipe(BIRD_MODEL, TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=16.0)),
-    "photos": Recipe(
-        ModelConfig(weights="none", levels=PHOTO_LEVELS),
-        TrainingConfig(lambda_theta=LAMBDA_THETA, alpha_scale=0.5),
-    ),
+    "birds-cub": Recipe(_small(7, frozen_stages=2), _SMALL_TRAINING),
+    "birds-ilsvrc": Recipe(_small(8, frozen_stages=2), _SMALL_TRAINING),
+    "photos": Recipe(_small(8, weights="none"), _SMALL_TRAINING),
     "paper, CUB-200-2011": _published(1e-4),
     "paper, ImageNet": _published(1e-3),
 }
@@ -175,7 +203,13 @@ def profile_named(name: str) -> Profile:
 
 
 def make_experiment(
-    name: str, dataset: str, profile: str, *, seed: int = 0, precision: str = "float32"
+    name: str,
+    dataset: str,
+    profile: str,
+    *,
+    seed: int = 0,
+    precision: str = "float32",
+    own: bool = True,
 ) -> Experiment:
     """The configuration of one training.
 
@@ -184,6 +218,8 @@ def make_experiment(
         dataset: one of `cstn_lib.data.DATASETS`.
         profile: one of `PROFILES`.
         precision: of the training, part of its name; what is published is float32.
+        own: whether with the settings that were chosen for the method alone; False: with those that
+            all share, from which `cstn_lib.reproduction.search` starts.
 
     Raises:
         InputError: a name is unknown.
@@ -204,27 +240,51 @@ def make_experiment(
     if size.published:
         recipe = RECIPES[f"paper, {STANDS_FOR.get(dataset, 'ImageNet')}"]
     images = {split: size.photos if read else getattr(size, split) for split in SPLITS}
-    data = DataConfig(dataset, image_size=recipe.image_size, **images)
+    drawing = 0 if read else size.drawing
+    data = DataConfig(dataset, image_size=recipe.image_size, drawing=drawing, **images)
     model = replace(recipe.model, head=method)
+    if method not in VOTING and model.backbone == "small-pooled":
+        model = replace(model, backbone="small")
     if name in LEVEL_STUDY:
         voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
         model = replace(model, levels=voting)
-    own = {
+    changed = {
         "epochs": size.photo_epochs if read else size.epochs,
         "warmup_epochs": size.photo_warmup_epochs if read else size.warmup_epochs,
         "precision": precision,
     }
     if method not in ("cstn", "stn", "deform"):  # nothing moves
-        own["warmup_epochs"] = 0
+        changed["warmup_epochs"] = 0
     if method not in ("cstn", "stn"):  # no theta
-        own["lambda_theta"] = 0.0
-    if method not in ("cstn", "plain", "deform"):  # no levels
-        own["alpha_scale"] = 0.0
+        changed["lambda_theta"] = 0.0
+    if method not in VOTING or name in LEVEL_STUDY:  # nothing to choose between
+        changed |= {"alpha_scale": 0.0, "level_weight": 0.0}
     if name in LAMBDA_STUDY:
-        own["lambda_theta"] = recipe.unit * LAMBDA_STUDY[name]
+        changed["lambda_theta"] = recipe.unit * LAMBDA_STUDY[name]
     if name in ALPHA_STUDY:
-        own["alpha_scale"] = recipe.unit * ALPHA_STUDY[name]
-    return Experiment(name, data, model, replace(recipe.training, **own), seed)
+        changed["alpha_scale"] = recipe.unit * ALPHA_STUDY[name]
+    if name == EQUATION_4:
+        changed["level_weight"] = 0.0
+    if name in COLLAPSE_STUDY:
+        tell, rate, weight = COLLAPSE_STUDY[name]
+        only = tell == "only"
+        data = replace(data, head_tell=1.0 if only else float(tell), parts_tell=not only)
+        changed["lambda_theta"] = recipe.unit * weight
+        if rate == "fast":
+            changed |= {"localization_lr": 1.0, "warmup_epochs": 0}
+    training = replace(recipe.training, **changed)
+    if own:
+        model, training = with_fields(model, training, recipe.own.get(name, {}))
+    return Experiment(name, data, model, training, seed)
+
+
+def with_fields(
+    model: ModelConfig, training: TrainingConfig, chosen: Mapping[str, object]
+) -> tuple[ModelConfig, TrainingConfig]:
+    """Both with these fields changed, each in the one that has it."""
+    of_model = {name: value for name, value in chosen.items() if hasattr(model, name)}
+    of_training = {name: value for name, value in chosen.items() if name not in of_model}
+    return replace(model, **of_model), replace(training, **of_training)
 
 
 def seeded_experiments(
@@ -247,14 +307,19 @@ def seeded_experiments(
         count = -1.0
     if not (count.is_integer() and count >= 0) or isinstance(seeds, bool):
         raise InputError(f"seeds {seeds}: expected a whole number, 0 or more")
-    each = range(int(count) or profile_named(profile).seeds)
+    size = profile_named(profile)
     cstn = make_experiment("cstn", dataset, profile)
     own = [
         name
         for name in names
         if name == "cstn" or replace(make_experiment(name, dataset, profile), name="cstn") != cstn
     ]
-    return [make_experiment(name, dataset, profile, seed=seed) for name in own for seed in each]
+    default = {name: size.study_seeds if name in STUDIES else size.seeds for name in own}
+    return [
+        make_experiment(name, dataset, profile, seed=seed)
+        for name in own
+        for seed in range(int(count) or default[name])
+    ]
 
 
 def _pretrain(size: Profile, precision: str, seed: int) -> Experiment:

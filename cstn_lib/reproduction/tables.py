@@ -1,9 +1,9 @@
 """Tables I to V of the paper beside ours, computed from runs' predictions tables alone.
 
-Values are percentages of the test images. With several seeds a cell is the mean over them and
-``±`` columns hold half the width of its 95 % interval (Student's). Columns of the paper begin with
-``paper: `` and are blank where it has nothing. Which trainings a table needs is in
-`cstn_lib.reproduction.results`. Seeds of one experiment are averaged.
+Values are percentages of the test images, means over the seeds. ``±`` columns hold half the width
+of their 95 % interval, over images and seeds (`cstn_lib.evaluation.metrics.mean_interval`). Columns
+of the paper begin with ``paper: `` and are blank where it has nothing. Which trainings a table
+needs is in `cstn_lib.reproduction.results`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cstn_lib.evaluation import metrics
+from cstn_lib.evaluation import controls, metrics
 from cstn_lib.losses import authors_weight
 from cstn_lib.reproduction import paper
 from cstn_lib.reproduction.comparison import hits_on_test
@@ -39,7 +39,17 @@ METHODS = {
 last three out."""
 
 TOP_5, SQUARE = "CSTN Top-5 box", "fixed centred square"
-COMPARISON_ROWS = (*list(METHODS)[:6], TOP_5, SQUARE, *list(METHODS)[6:])
+MEAN_BOX, FIVE_BOXES, FIVE_THRESHOLDS = "mean box", "five fixed boxes", "CAM, five thresholds"
+COMPARISON_ROWS = (
+    *list(METHODS)[:6],
+    TOP_5,
+    *list(METHODS)[6:],
+    SQUARE,
+    MEAN_BOX,
+    FIVE_BOXES,
+    FIVE_THRESHOLDS,
+)
+"""As in the paper, then ours, then the controls: see `comparison_table`."""
 
 METRICS = {
     "Top-1 Loc": "top1_loc",
@@ -64,7 +74,8 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
 
     The same network and the same winning location, judged once by its default box and once by its
     transformed box. Beside the paper's columns stand the GT-Known values, the classification, and
-    the fixed centred square that needs no network at all.
+    the controls: the mean box of the winning location, which knows nothing of the image, and the
+    fixed centred square, which needs no network at all.
 
     Args:
         runs: of experiment ``cstn``.
@@ -80,17 +91,18 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
             "GT-Known with transform": moved["GT-Known Loc"],
             "Top-5 box Loc": moved["Top-5 box Loc"],
             "Top-1 Class": moved["Top-1 Class"],
+            "mean box": [controls.mean_box_hits(run.predictions()) for run in same],
+            "centred square": [centred_square_hits(same[0])],
         }
         published = paper.TABLE_1.get(paper.STANDS_FOR.get(dataset, ""), {})
         rows[dataset] = {
             "seeds": len(same),
             **_cells(values),
-            "centred square": round(100 * centred_square_loc(same[0]), 2),
             "paper: data set": paper.STANDS_FOR.get(dataset, ""),
         }
         for name in ("without transform", "with transform"):
             rows[dataset][f"paper: Top-1 Loc {name}"] = published.get(name)
-    return _trimmed(pd.DataFrame.from_dict(rows, orient="index").rename_axis("data set"))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("data set")
 
 
 def table_2(runs: Sequence[Run]) -> pd.DataFrame:
@@ -144,12 +156,14 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Tables IV and V: every method of the paper, and four rows that it leaves out.
+    """Tables IV and V: every method of the paper, three that it leaves out, and four controls.
 
     A method with score maps is judged at the threshold that is best on its own val split, and in
     the ``at 20 %`` columns at 20 % of each map's range. MaxBoxAccV2 needs no threshold:
-    see `cstn_lib.evaluation.metrics.max_box_acc_v2`. A centred square knows no class, and the
-    Top-5 box is a reading of CSTN's GT-Known: what they cannot have is left blank, as in the paper.
+    see `cstn_lib.evaluation.metrics.max_box_acc_v2`. The controls know no class, and the Top-5 box
+    is a reading of CSTN's GT-Known: what they cannot have is left blank, as in the paper. The Top-5
+    box stands beside what else has five tries: five boxes that are the same for all images, and
+    CAM's boxes at five thresholds, both chosen on val.
 
     Args:
         runs: of all experiments of `METHODS` on one data set.
@@ -159,12 +173,10 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     """
     groups = required_runs(runs, tuple(METHODS.values()))
     measured = {name: _compared(groups[experiment]) for name, experiment in METHODS.items()}
-    measured[TOP_5] = {"GT-Known Loc": _judged(groups["cstn"])["Top-5 box Loc"]}
-    # the same for every seed: said once, without an interval
-    square = [centred_square_loc(groups["cstn"][0], iou) for iou in metrics.MAX_BOX_ACC_IOUS]
-    measured[SQUARE] = {
-        "GT-Known Loc": [centred_square_loc(groups["cstn"][0])],
-        "MaxBoxAccV2": [float(np.mean(square))],
+    measured |= {
+        name: {"GT-Known Loc": known}
+        for name, known in comparison_hits(runs).items()
+        if name not in METHODS
     }
     stands_for = paper.STANDS_FOR.get(runs[0].experiment.data.name, "")
     published = {"CUB-200-2011": paper.TABLE_4, "ImageNet": paper.TABLE_5}.get(stands_for, {})
@@ -190,6 +202,13 @@ def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
     found = {name: column(experiment, "gt_known_loc") for name, experiment in METHODS.items()}
     found[TOP_5] = column("cstn", "top5_box_loc")
     found[SQUARE] = [centred_square_hits(groups["cstn"][0])]
+    found[MEAN_BOX] = [controls.mean_box_hits(run.predictions()) for run in groups["cstn"]]
+    found[FIVE_BOXES] = [five_box_hits(groups["cstn"][0])]
+    found[FIVE_THRESHOLDS] = [
+        metrics.threshold_hits(run.predictions())[:, tries].any(axis=1)
+        for run in groups["cam"]
+        for tries in [controls.five_thresholds(run.predictions("val"))]
+    ]
     return {name: found[name] for name in COMPARISON_ROWS}
 
 
@@ -217,17 +236,22 @@ def required_runs(runs: Sequence[Run], experiments: Sequence[str]) -> dict[str, 
     return {name: groups[name] for name in experiments}
 
 
-def centred_square_hits(run: Run, iou: float = metrics.IOU_THRESHOLD) -> np.ndarray:
+def centred_square_hits(run: Run) -> np.ndarray:
     """(n,) which test images one fixed centred square finds; its side was chosen on val."""
-    side = metrics.best_centred_square(metrics.ground_truth(run.predictions("val")))
+    side = controls.best_centred_square(metrics.ground_truth(run.predictions("val")))
     truth = metrics.ground_truth(run.predictions())
-    square = np.broadcast_to(metrics.centred_square(side), (len(truth.offsets) - 1, 1, 4))
-    return metrics.best_iou(square, truth)[:, 0] >= iou
+    return controls.fixed_hits(controls.centred_square(side)[None], truth)
 
 
-def centred_square_loc(run: Run, iou: float = metrics.IOU_THRESHOLD) -> float:
+def centred_square_loc(run: Run) -> float:
     """GT-Known Loc of that square, in [0, 1]."""
-    return float(centred_square_hits(run, iou).mean())
+    return float(centred_square_hits(run).mean())
+
+
+def five_box_hits(run: Run) -> np.ndarray:
+    """(n,) which test images one of five fixed boxes finds; they were chosen on val."""
+    boxes = controls.five_fixed_boxes(metrics.ground_truth(run.predictions("val")))
+    return controls.fixed_hits(boxes, metrics.ground_truth(run.predictions()))
 
 
 def save_table_files(table: pd.DataFrame, folder: Path, name: str) -> None:
@@ -321,13 +345,17 @@ def _left(text: object) -> str:
     return f'<div style="text-align: left">{escape(str(text))}</div>'
 
 
-def _columns(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """The values of each column of `METRICS`, one per seed."""
-    return {name: [one[metric] for one in found] for name, metric in METRICS.items()}
+Right = Sequence[np.ndarray]
+"""(n,) per seed: whether each test image is right."""
 
 
-def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, list[float]]:
-    return _columns([metrics.evaluate(run.predictions(), transform=transform) for run in runs])
+def _columns(found: Sequence[pd.DataFrame]) -> dict[str, Right]:
+    """What is right in each column of `METRICS`."""
+    return {name: [one[metric].to_numpy() for one in found] for name, metric in METRICS.items()}
+
+
+def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, Right]:
+    return _columns([metrics.hits(run.predictions(), transform=transform) for run in runs])
 
 
 def _measured(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:
@@ -335,9 +363,9 @@ def _measured(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:
     return {"seeds": len(runs)} | _cells({name: values[name] for name in columns})
 
 
-def _compared(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """A method's values in Tables IV and V, one per seed; none where the column is not for it."""
-    values = _columns([hits_on_test(run).mean() for run in runs])
+def _compared(runs: Sequence[Run]) -> dict[str, Right]:
+    """What a method has in Tables IV and V; nothing where the column is not for it."""
+    values = _columns([hits_on_test(run) for run in runs])
     values["MaxBoxAccV2"] = [metrics.max_box_acc_v2(run.predictions()) for run in runs]
     if _thresholds(runs):
         fixed = _judged(runs)
@@ -351,25 +379,18 @@ def _thresholds(runs: Sequence[Run]) -> list[float]:
     return [threshold for threshold in chosen if threshold is not None]
 
 
-def _cells(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def _cells(values: Mapping[str, Right]) -> dict[str, float]:
     """Means over the seeds in percent, blank without values, and beside them their ±."""
     cells = {}
-    for name, fractions in values.items():
-        percent = 100 * np.asarray(fractions)
-        cells[name] = _mean(percent, 2)
-        cells[f"{name} ±"] = round(metrics.seed_reach(percent), 2)
+    for name, right in values.items():
+        found = metrics.mean_interval(np.stack(right)) if right else metrics.Interval(*[np.nan] * 3)
+        cells[name] = round(100 * found.mean, 2)
+        cells[f"{name} ±"] = round(50 * (found.high - found.low), 2)
     return cells
 
 
 def _mean(values: Sequence[float], digits: int) -> float:
     return round(float(np.mean(values)), digits) if len(values) else np.nan
-
-
-def _trimmed(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the ± columns where no row has several seeds."""
-    if (table["seeds"] > 1).any():
-        return table
-    return table.drop(columns=[name for name in table if name.endswith(" ±")])
 
 
 def _is_cub(runs: Sequence[Run]) -> bool:
@@ -396,4 +417,4 @@ def _table(
     """
     beside = pd.DataFrame.from_dict(published, orient="index", columns=columns, dtype=float)
     table = pd.DataFrame.from_dict(rows, orient="index").join(beside.add_prefix("paper: "))
-    return _trimmed(table.rename_axis(f"{what} on {runs[0].experiment.data.name}"))
+    return table.rename_axis(f"{what} on {runs[0].experiment.data.name}")

@@ -58,6 +58,8 @@ class BirdsConfig:
         image_size: side of the square images in pixels.
         head_tell: probability in [0, 1] that a bird wears on its head a mark of its class, so that
             the head alone tells it; not used by the pretrain split.
+        parts_tell: whether head, wing and tail are those of the class. False draws them at random,
+            so that nothing but the mark of `head_tell` tells it; not used by the pretrain split.
         seed: another seed draws other images.
     """
 
@@ -68,6 +70,7 @@ class BirdsConfig:
     pretrain: int = 6000
     image_size: int = 80
     head_tell: float = 0.0
+    parts_tell: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -154,6 +157,7 @@ def birds_fingerprint(config: BirdsConfig, split: str) -> str:
         "count": getattr(config, split),
         "image_size": config.image_size,
         "head_tell": 0.0 if split == "pretrain" else float(config.head_tell),
+        "parts_tell": split == "pretrain" or config.parts_tell,
         "seed": config.seed,
         "drawing": DRAWING_VERSION,
     }
@@ -198,11 +202,14 @@ def draw_bird_image(
     label = index % len(classes)
     tells = rng.random() < config.head_tell and split != "pretrain"
     mark = MARKS[label] if tells else None
+    parts = classes[label]
+    if not config.parts_tell and split != "pretrain":
+        parts = classes[_generator(config, split, index, 2).integers(len(classes))]
     background = random_background(rng)
     shapes: list[Shape] = []
     for box in boxes.astype(np.float64):
         width, height = box[2:] - box[:2]
-        bird = bird_shapes(classes[label], rng, aspect=width / height, mark=mark)
+        bird = bird_shapes(parts, rng, aspect=width / height, mark=mark)
         shapes += _put(bird, box)
     return paint(background, shapes, size or config.image_size), label, boxes
 

@@ -1,0 +1,121 @@
+"""Random search for a method's settings on val, with as many trials for every method.
+
+A comparison is fair if what is compared was looked for with equal care. `SPACES` says what may
+differ, the first trial is the recipe that all share, the others are drawn from the space; the
+winner by GT-Known Loc on val goes into `cstn_lib.reproduction.experiments.RECIPES`. The logs are
+published in ``figures/search``. Test is never looked at.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from cstn_lib.config import LevelConfig
+from cstn_lib.evaluation.metrics import choose_threshold, evaluate
+from cstn_lib.reproduction.experiments import (
+    Experiment,
+    make_experiment,
+    small_levels,
+    with_fields,
+)
+from cstn_lib.reproduction.runs import RunStore
+from cstn_lib.support.atomic import atomic_file
+from cstn_lib.support.errors import unknown_name
+
+TRIALS = 8
+
+_RATES = {"lr": (1e-3, 2e-3, 4e-3)}
+_LEVELS = {
+    "levels": tuple(small_levels(kernel) for kernel in (6, 7, 8, 9)),
+    "alpha_scale": (0.0, 0.1, 0.3, 1.0),
+}
+_MAPS = {**_RATES, "epochs": (4, 8), "frozen_stages": (0, 2, 3)}
+SPACES: dict[str, dict[str, tuple]] = {
+    "cstn": {
+        **_RATES,
+        **_LEVELS,
+        "localization_lr": (0.1, 0.3, 1.0),
+        "lambda_theta": (1e-5, 1e-4, 1e-3),
+    },
+    "plain": {**_RATES, **_LEVELS},
+    "deform": {**_RATES, **_LEVELS, "localization_lr": (0.03, 0.1, 0.3, 1.0)},
+    "stn": {
+        **_RATES,
+        "first_frame": (0.65, 0.8, 1.0),
+        "localization_lr": (0.01, 0.03, 0.1, 0.3),
+        "lambda_theta": (0.0, 1e-4, 1e-3, 1e-2),
+    },
+    **dict.fromkeys(("cam", "has", "acol", "spg", "adl"), _MAPS),
+}
+"""By method, the fields of its model and training that are searched, with their values."""
+
+
+def trials(method: str, dataset: str, profile: str) -> list[tuple[Experiment, dict[str, object]]]:
+    """What is tried: trainings of one seed, each with the fields that it changes in the first.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    if method not in SPACES:
+        raise unknown_name("method to search", method, SPACES)
+    shared = make_experiment(method, dataset, profile, own=False)
+    found: list[tuple[Experiment, dict[str, object]]] = [(shared, {})]
+    for fields in _draws(SPACES[method], seed=f"{method} on {dataset}"):
+        model, training = with_fields(shared.model, shared.training, fields)
+        trial = replace(shared, model=model, training=training)
+        if trial not in [known for known, _ in found]:
+            found.append((trial, fields))
+        if len(found) == TRIALS:
+            return found
+    raise AssertionError("endless")
+
+
+def _draws(space: Mapping[str, tuple], seed: str) -> Iterator[dict[str, object]]:
+    drawn = random.Random(seed)
+    while True:
+        yield {name: drawn.choice(values) for name, values in space.items()}
+
+
+def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) -> pd.DataFrame:
+    """Train every trial and write the log; what was trained before is opened.
+
+    Args:
+        log: the CSV file to write.
+
+    Returns:
+        one row per trial, the best first: its fields; on val GT-Known Loc at the best threshold,
+        Top-1 Class and Top-1 Loc in percent; the training's seconds and processor.
+    """
+    rows = []
+    for number, (trial, fields) in enumerate(trials(method, dataset, profile)):
+        run = store.run(trial)
+        val = run.predictions("val")
+        threshold = choose_threshold(val)
+        found = evaluate(val, threshold=threshold)
+        rows.append(
+            {
+                "trial": number,
+                **{name: _text(fields.get(name)) for name in SPACES[method]},
+                "threshold": threshold,
+                **{name: round(100 * found[name], 2) for name in ("gt_known_loc", "top1_loc")},
+                "top1_class": round(100 * found["top1_class"], 2),
+                "seconds": run.facts["training_seconds"],
+                "machine": run.facts["processor"],
+            }
+        )
+    table = pd.DataFrame(rows).sort_values("gt_known_loc", ascending=False, kind="stable")
+    with atomic_file(log) as temporary:
+        table.to_csv(temporary, index=False)
+    return table
+
+
+def _text(value: object) -> str:
+    """A value of a space; ``""`` stands for the shared recipe's."""
+    if isinstance(value, tuple) and isinstance(value[0], LevelConfig):
+        return f"kernel size {value[0].kernel_size}"
+    return "" if value is None else f"{value}"
