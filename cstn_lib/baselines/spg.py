@@ -11,7 +11,9 @@ features that are classified come to tell the object from the background. At tes
 classifier's map is read, as in CAM.
 
 Thresholds and the rule for maps that are nowhere high are those of the authors' code. Masks have
-the size of the map that B1 reads; there they have the size of the image.
+the size of the map that B1 reads; there they have the size of the image. Every map that guides is
+first brought to [0, 1], like the attention: a branch that is nowhere below its low threshold would
+teach no background, and short trainings leave it so.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ class SPG(CAM):
         """Cross-entropy of the class and of the three masks, with equal weights."""
         rows = torch.arange(len(labels), device=labels.device)
         attention = normalized(_resized(output.maps[rows, labels], output.b1.shape[1:]))
-        b1, b2 = output.b1.sigmoid(), output.b2.sigmoid()
+        b1, b2 = normalized(output.b1.sigmoid()), normalized(output.b2.sigmoid())
         cls = F.cross_entropy(output.logits, labels)
         guided = (
             guided_loss(output.b2, guidance(attention, FOR_B2))

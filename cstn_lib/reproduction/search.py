@@ -27,7 +27,7 @@ from cstn_lib.reproduction.runs import RunStore
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import unknown_name
 
-TRIALS = 8
+TRIALS = 6
 
 _RATES = {"lr": (1e-3, 2e-3, 4e-3)}
 _LEVELS = {
@@ -82,7 +82,7 @@ def _draws(space: Mapping[str, tuple], seed: str) -> Iterator[dict[str, object]]
 
 
 def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) -> pd.DataFrame:
-    """Train every trial and write the log; what was trained before is opened.
+    """Train every trial and write the log after each; what was trained before is opened.
 
     Args:
         log: the CSV file to write.
@@ -108,9 +108,9 @@ def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) 
                 "machine": run.facts["processor"],
             }
         )
-    table = pd.DataFrame(rows).sort_values("gt_known_loc", ascending=False, kind="stable")
-    with atomic_file(log) as temporary:
-        table.to_csv(temporary, index=False)
+        table = pd.DataFrame(rows).sort_values("gt_known_loc", ascending=False, kind="stable")
+        with atomic_file(log) as temporary:
+            table.to_csv(temporary, index=False)
     return table
 
 
