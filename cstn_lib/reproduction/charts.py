@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from cstn_lib.evaluation.metrics import AreaHistogram, Interval
 from cstn_lib.plots import BOX_STYLES
 from cstn_lib.reproduction.areas import WITH, WITHOUT
-from cstn_lib.reproduction.claims import HOLDS, HOLDS_IN_PART, HOLDS_NOT, NOT_TESTED, Verdict
+from cstn_lib.reproduction.claims import (
+    HOLDS,
+    HOLDS_IN_PART,
+    HOLDS_NOT,
+    NOT_TESTED,
+    UNDECIDED,
+    Verdict,
+)
 from cstn_lib.reproduction.comparison import MISSES
 
 _PAPER = {
@@ -116,6 +123,7 @@ def plot_misses(kinds: Mapping[str, np.ndarray]) -> Figure:
 _VERDICT_STYLES = {
     HOLDS: {"color": "#009E73", "marker": "o"},
     HOLDS_IN_PART: {"color": "#8C510A", "marker": "s"},
+    UNDECIDED: {"color": "0.55", "marker": "D"},
     HOLDS_NOT: {"color": "0.15", "marker": "X"},
     NOT_TESTED: {"color": "0.55", "marker": "none"},
 }

@@ -180,8 +180,28 @@ _SMALL_TRAINING = TrainingConfig(
     localization_lr=0.3, lambda_theta=LAMBDA_THETA, alpha_scale=0.1, level_weight=1.0
 )
 RECIPES = {
-    "birds-cub": Recipe(_small(7, frozen_stages=2), _SMALL_TRAINING),
-    "birds-ilsvrc": Recipe(_small(8, frozen_stages=2), _SMALL_TRAINING),
+    "birds-cub": Recipe(
+        _small(7, frozen_stages=2),
+        _SMALL_TRAINING,
+        own={
+            "deform": {"levels": small_levels(6), "alpha_scale": 1.0, "localization_lr": 0.1},
+            "stn": {"lr": 4e-3, "first_frame": 0.65, "lambda_theta": 1e-3},
+            "has": {"lr": 4e-3, "epochs": 8, "frozen_stages": 0},
+            "acol": {"lr": 1e-3},
+            "spg": {"lr": 1e-3, "epochs": 8},
+        },
+    ),
+    "birds-ilsvrc": Recipe(
+        _small(8, frozen_stages=2),
+        _SMALL_TRAINING,
+        own={
+            "deform": {"lr": 4e-3, "levels": small_levels(7), "alpha_scale": 0.0},
+            "stn": {"first_frame": 0.65, "localization_lr": 0.03, "lambda_theta": 1e-2},
+            "has": {"epochs": 8},
+            "acol": {"lr": 1e-3, "frozen_stages": 0},
+            "spg": {"lr": 1e-3, "epochs": 8, "frozen_stages": 0},
+        },
+    ),
     "photos": Recipe(_small(8, weights="none"), _SMALL_TRAINING),
     "paper, CUB-200-2011": _published(1e-4),
     "paper, ImageNet": _published(1e-3),
@@ -242,40 +262,48 @@ def make_experiment(
     images = {split: size.photos if read else getattr(size, split) for split in SPLITS}
     drawing = 0 if read else size.drawing
     data = DataConfig(dataset, image_size=recipe.image_size, drawing=drawing, **images)
-    model = replace(recipe.model, head=method)
-    if method not in VOTING and model.backbone == "small-pooled":
-        model = replace(model, backbone="small")
-    if name in LEVEL_STUDY:
-        voting = tuple(level for level in model.levels if level.name == LEVEL_STUDY[name])
-        model = replace(model, levels=voting)
-    changed = {
+    if name in COLLAPSE_STUDY:
+        tell = COLLAPSE_STUDY[name][0]
+        only = tell == "only"
+        data = replace(data, head_tell=1.0 if only else float(tell), parts_tell=not only)
+    sizes = {
         "epochs": size.photo_epochs if read else size.epochs,
         "warmup_epochs": size.photo_warmup_epochs if read else size.warmup_epochs,
         "precision": precision,
     }
+    chosen = recipe.own.get(method, {}) if own else {}
+    fields = {**sizes, **_of_method(method, recipe), **chosen, **_of_study(name, recipe)}
+    return Experiment(name, data, *with_fields(recipe.model, recipe.training, fields), seed)
+
+
+def _of_method(method: str, recipe: Recipe) -> dict[str, object]:
+    """What a method has or does without."""
+    fields: dict[str, object] = {"head": method}
     if method not in ("cstn", "stn", "deform"):  # nothing moves
-        changed["warmup_epochs"] = 0
+        fields["warmup_epochs"] = 0
     if method not in ("cstn", "stn"):  # no theta
-        changed["lambda_theta"] = 0.0
-    if method not in VOTING or name in LEVEL_STUDY:  # nothing to choose between
-        changed |= {"alpha_scale": 0.0, "level_weight": 0.0}
+        fields["lambda_theta"] = 0.0
+    if method not in VOTING:  # no levels
+        fields |= {"alpha_scale": 0.0, "level_weight": 0.0}
+        if recipe.model.backbone == "small-pooled":
+            fields["backbone"] = "small"
+    return fields
+
+
+def _of_study(name: str, recipe: Recipe) -> dict[str, object]:
+    """What a study changes in ``cstn``."""
+    if name in LEVEL_STUDY:
+        voting = tuple(v for v in recipe.model.levels if v.name == LEVEL_STUDY[name])
+        return {"levels": voting, "alpha_scale": 0.0, "level_weight": 0.0}
     if name in LAMBDA_STUDY:
-        changed["lambda_theta"] = recipe.unit * LAMBDA_STUDY[name]
+        return {"lambda_theta": recipe.unit * LAMBDA_STUDY[name]}
     if name in ALPHA_STUDY:
-        changed["alpha_scale"] = recipe.unit * ALPHA_STUDY[name]
-    if name == EQUATION_4:
-        changed["level_weight"] = 0.0
+        return {"alpha_scale": recipe.unit * ALPHA_STUDY[name]}
     if name in COLLAPSE_STUDY:
-        tell, rate, weight = COLLAPSE_STUDY[name]
-        only = tell == "only"
-        data = replace(data, head_tell=1.0 if only else float(tell), parts_tell=not only)
-        changed["lambda_theta"] = recipe.unit * weight
-        if rate == "fast":
-            changed |= {"localization_lr": 1.0, "warmup_epochs": 0}
-    training = replace(recipe.training, **changed)
-    if own:
-        model, training = with_fields(model, training, recipe.own.get(name, {}))
-    return Experiment(name, data, model, training, seed)
+        _, rate, weight = COLLAPSE_STUDY[name]
+        fast = {"localization_lr": 1.0, "warmup_epochs": 0} if rate == "fast" else {}
+        return {"lambda_theta": recipe.unit * weight, **fast}
+    return {"level_weight": 0.0} if name == EQUATION_4 else {}
 
 
 def with_fields(

@@ -2,8 +2,9 @@
 
 A comparison is fair if what is compared was looked for with equal care. `SPACES` says what may
 differ, the first trial is the recipe that all share, the others are drawn from the space; the
-winner by GT-Known Loc on val goes into `cstn_lib.reproduction.experiments.RECIPES`. The logs are
-published in ``figures/search``. Test is never looked at.
+winner by Top-1 Loc on val, which asks for the class, too, goes into
+`cstn_lib.reproduction.experiments.RECIPES`. The logs are published in ``figures/search``. Test is
+never looked at.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) 
                 "machine": run.facts["processor"],
             }
         )
-        table = pd.DataFrame(rows).sort_values("gt_known_loc", ascending=False, kind="stable")
+        table = pd.DataFrame(rows).sort_values("top1_loc", ascending=False, kind="stable")
         with atomic_file(log) as temporary:
             table.to_csv(temporary, index=False)
     return table

@@ -16,9 +16,9 @@ from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction.comparison import hit_difference, hits_on_test
 from cstn_lib.reproduction.runs import Run
 
-HOLDS, HOLDS_IN_PART = "holds", "holds in part"
+HOLDS, HOLDS_IN_PART, UNDECIDED = "holds", "holds in part", "undecided"
 HOLDS_NOT, NOT_TESTED = "does not hold", "not tested"
-VERDICTS = (HOLDS, HOLDS_IN_PART, HOLDS_NOT, NOT_TESTED)
+VERDICTS = (HOLDS, HOLDS_IN_PART, UNDECIDED, HOLDS_NOT, NOT_TESTED)
 
 MATTERS = 5.0
 """Points of localization from which on a hyper-parameter or a gap matters."""
@@ -115,27 +115,43 @@ def claim(
 
 
 def above_zero(*measured: Measured, why: str) -> Finding:
-    """All intervals above zero: holds; some: in part; none: not.
+    """All intervals above zero: holds; some: in part; one below and none above: not.
 
-    The explanation begins with the signs that the intervals leave open.
+    Where the intervals leave all signs open, nothing is decided; which are, begins the explanation.
     """
-    above = [m.here.low > 0 for m in measured]
-    verdict = HOLDS if all(above) else HOLDS_IN_PART if any(above) else HOLDS_NOT
+    above, below = (any(sign(m.here) == way for m in measured) for way in (1, -1))
+    verdict = verdict_of(
+        holds=all(sign(m.here) == 1 for m in measured), in_part=above, refuted=below
+    )
     return Finding(measured, verdict, left_open(measured) + why)
 
 
+def verdict_of(*, holds: bool, in_part: bool = False, refuted: bool) -> str:
+    """The first that is true; *undecided* where none is."""
+    if holds:
+        return HOLDS
+    return HOLDS_IN_PART if in_part else HOLDS_NOT if refuted else UNDECIDED
+
+
+def sign(interval: Interval) -> int:
+    """1 where all of it lies above zero, -1 below, 0 where it leaves the sign open."""
+    return int(interval.low > 0) - int(interval.high < 0)
+
+
 def within(*measured: Measured, why: str) -> Finding:
-    """All intervals within the tolerance: holds; all means, or some intervals: in part."""
+    """All intervals within the tolerance: holds; some: in part; one outside and none within: not.
+
+    Where none is within and all reach into it, nothing is decided.
+    """
     inside = [-m.within < m.here.low and m.here.high < m.within for m in measured]
-    near = [abs(m.here.mean) < m.within for m in measured]
-    in_part = all(near) or any(inside)
-    verdict = HOLDS if all(inside) else HOLDS_IN_PART if in_part else HOLDS_NOT
+    outside = [m.here.low > m.within or m.here.high < -m.within for m in measured]
+    verdict = verdict_of(holds=all(inside), in_part=any(inside), refuted=any(outside))
     return Finding(measured, verdict, why)
 
 
 def left_open(measured: Sequence[Measured]) -> str:
     """What the intervals leave open, to be put before an explanation."""
-    some = [m.what for m in measured if m.here.low <= 0 <= m.here.high]
+    some = [m.what for m in measured if sign(m.here) == 0]
     if not some:
         return ""
     return "the sign is open; " if len(measured) == 1 else f"open: {', '.join(some)}; "
