@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -94,9 +94,10 @@ class RunStore:
         """As `open`, where the classes and the fingerprint of the training images are known."""
         model = replace(experiment.model, num_classes=num_classes)
         experiment = replace(experiment, model=model)
-        config = json.loads(json.dumps(asdict(experiment)))
-        identity = {"version": TRAINING_VERSION, "experiment": config, "data": fingerprint}
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+        identity = {"version": TRAINING_VERSION, "data": fingerprint}
+        named = {**identity, "experiment": _chosen(experiment)}
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:10]
+        identity["experiment"] = json.loads(json.dumps(asdict(experiment)))
         name = f"{experiment.name}-seed{experiment.seed}-{digest}"
         folder = project_folder("runs", self.folder) / experiment.data.name / name
         return Run(folder, experiment, identity, self)
@@ -248,6 +249,16 @@ class Run:
             _write_json(self.folder / "run.json", facts)
             self.checkpoint.unlink(missing_ok=True)
         processes.wait()
+
+
+def _chosen(config: object) -> object:
+    """A configuration without what stands at its default: an option added later renames no run."""
+    if isinstance(config, tuple):
+        return [_chosen(part) for part in config]
+    if not is_dataclass(config):
+        return config
+    values = {one.name: (getattr(config, one.name), one.default) for one in fields(config)}
+    return {name: _chosen(value) for name, (value, usual) in values.items() if value != usual}
 
 
 def _save_state(module: nn.Module, path: Path) -> None:
