@@ -93,9 +93,7 @@ def xml_of(wnid: str, boxes: Sequence[Box], size: tuple[int, int] | None = None)
     return f"<annotation><size>{sides}</size>{objects}</annotation>\n"
 
 
-def make_ilsvrc(
-    root: Path, train: int = 12, test: int = 4, *, plain: bool = False, xml: bool = False
-) -> Path:
+def make_ilsvrc(root: Path, train: int = 12, test: int = 4, *, plain: bool = False) -> Path:
     """ILSVRC 2012 with three classes and so many photos of each.
 
     Every other photo has two boxes; of train, every fourth has none.
@@ -103,14 +101,12 @@ def make_ilsvrc(
     Args:
         plain: the folders ``train`` and ``val``, the latter with class folders, instead of the
             archive's.
-        xml: boxes as XML files instead of the two tables.
     """
     top = root / "imagenet"
     photos = top if plain else top / "ILSVRC/Data/CLS-LOC"
     notes = top / ("Annotations" if plain else "ILSVRC/Annotations/CLS-LOC")
     names = [f"{wnid} fish number {i}, other name" for i, wnid in enumerate(WNIDS)]
     write(top / "LOC_synset_mapping.txt", names)
-    tables = {part: ["ImageId,PredictionString"] for part in ("train", "val")}
     for label, wnid in enumerate(WNIDS):
         for index in range(train + test):
             part = "train" if index < train else "val"
@@ -121,42 +117,10 @@ def make_ilsvrc(
             boxes = write_photo(path, label, objects=1 + index % 2)
             if part == "train" and index % 4 == 3:
                 continue
-            if xml:
-                folder = f"{wnid}/" if part == "train" else ""
-                with Image.open(path) as opened:
-                    size = opened.size
-                write(notes / part / f"{folder}{stem}.xml", xml_of(wnid, boxes, size))
-            texts = (f"{wnid} {' '.join(map(str, box))} " for box in boxes)
-            tables[part].append(f"{stem},{''.join(texts)}")
-    for part, lines in tables.items() if not xml else ():
-        write(top / f"LOC_{part}_solution.csv", lines)
-    return top
-
-
-def make_wsol(root: Path, dataset: str = "CUB", count: int = 4) -> Path:
-    """``metadata`` and ``dataset`` of the evaluation protocol, with three classes."""
-    top = root / "wsol"
-    for split in ("train", "val", "test"):
-        lists: dict[str, list[str]] = {
-            "image_ids": [],
-            "class_labels": [],
-            "image_sizes": [],
-            "localization": [],
-        }
-        for label, species in enumerate(SPECIES):
-            for index in range(count):
-                image = f"{species}/{split}_{label}_{index}.jpg"
-                path = top / "dataset" / dataset / image
-                boxes = write_photo(path, label, objects=1 + index % 2)
-                with Image.open(path) as opened:
-                    width, height = opened.size
-                lists["image_ids"].append(image)
-                lists["class_labels"].append(f"{image},{label}")
-                lists["image_sizes"].append(f"{image},{width},{height}")
-                lists["localization"] += [f"{image},{','.join(map(str, box))}" for box in boxes]
-        for name, lines in lists.items():
-            # the published files may lack a last newline
-            write(top / "metadata" / dataset / split / f"{name}.txt", "\n".join(lines))
+            folder = f"{wnid}/" if part == "train" else ""
+            with Image.open(path) as opened:
+                size = opened.size
+            write(notes / part / f"{folder}{stem}.xml", xml_of(wnid, boxes, size))
     return top
 
 

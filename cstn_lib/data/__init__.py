@@ -24,7 +24,6 @@ from cstn_lib.data.photos.folder import Folder
 from cstn_lib.data.photos.ilsvrc import ILSVRC
 from cstn_lib.data.photos.reading import Reader, found_split, open_photos, stored_bytes
 from cstn_lib.data.photos.tiny_imagenet import TinyImageNet
-from cstn_lib.data.photos.wsol_metadata import WSOLCub, WSOLIlsvrc
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.project import project_folder, user_path
 
@@ -40,7 +39,7 @@ __all__ = [
 ]
 
 READERS: dict[str, type[Reader]] = {
-    reader.name: reader for reader in (TinyImageNet, CUB, ILSVRC, Folder, WSOLCub, WSOLIlsvrc)
+    reader.name: reader for reader in (TinyImageNet, CUB, ILSVRC, Folder)
 }
 """The data sets that are read from a folder or archive of the user's."""
 

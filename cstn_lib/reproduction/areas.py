@@ -168,12 +168,8 @@ def published_boxes(data_root: object, dataset: str) -> BoxList | None:
         InputError: the annotations are there, but not as expected.
     """
     root = user_path(data_root)
-    if root is None or not any(
-        (root / folder / "test").is_dir() for folder in (dataset, f"metadata/{dataset}")
-    ):
-        return None
-    found = read_wsol_metadata(root, dataset, "test")
-    return BoxList(found.boxes.astype(float), found.box_offsets)
+    found = root and read_wsol_metadata(root, dataset, "test")
+    return BoxList(found.boxes, found.box_offsets) if found else None
 
 
 def pixel_areas(boxes: np.ndarray) -> np.ndarray:

@@ -10,10 +10,8 @@ from __future__ import annotations
 STANDS_FOR = {
     "birds-cub": "CUB-200-2011",
     "cub": "CUB-200-2011",
-    "wsol-cub": "CUB-200-2011",
     "birds-ilsvrc": "ImageNet",
     "ilsvrc": "ImageNet",
-    "wsol-ilsvrc": "ImageNet",
 }
 """The paper's data set that a data set of ours is, or whose place it takes."""
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from miniatures import make_cub, make_folder, make_ilsvrc, make_wsol
+from miniatures import make_cub, make_folder, make_ilsvrc
 from typer.testing import CliRunner, Result
 
 from cstn_lib.cli import app
@@ -16,8 +16,6 @@ from cstn_lib.data.photos.cub import CUB
 from cstn_lib.data.photos.folder import Folder
 from cstn_lib.data.photos.reading import Published
 from cstn_lib.support.errors import InputError
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def cstn(*arguments: object) -> Result:
@@ -35,7 +33,6 @@ def row(result: Result, first: str) -> list[str]:
     [
         ("cub", make_cub, {"train": "33 3 33", "val": "3 3 3", "test": "12 3 12"}),
         ("ilsvrc", make_ilsvrc, {"train": "33 3 0", "test": "12 3 18"}),
-        ("wsol-cub", make_wsol, {"train": "12 3 0", "val": "12 3 18", "test": "12 3 18"}),
         ("folder", make_folder, {"train": "12 3 0", "val": "12 3 18", "test": "12 3 18"}),
     ],
 )
@@ -100,16 +97,6 @@ def test_photos_that_two_splits_share(tmp_path: Path):
     )
 
 
-def test_images_that_two_splits_list(tmp_path: Path):
-    root = make_wsol(tmp_path)
-    for name in ("image_ids", "class_labels", "image_sizes", "localization"):
-        folder = root / "metadata/CUB"
-        shutil.copy(folder / f"test/{name}.txt", folder / f"val/{name}.txt")
-    result = cstn("check", "wsol-cub", "--root", root)
-    assert result.exit_code == 1
-    assert row(result, "photo in two splits")[0] == "12"
-
-
 def test_the_published_numbers(tmp_path: Path, monkeypatch):
     root = make_cub(tmp_path)
     monkeypatch.setattr(CUB, "published", Published(3, {"train+val": 36, "test": 12}))
@@ -124,32 +111,12 @@ def test_the_published_numbers(tmp_path: Path, monkeypatch):
     assert published["tiny-imagenet"].images == {"train+val": 100_000, "test": 10_000}
 
 
-def test_metadata_without_images(tmp_path: Path):
-    metadata = make_wsol(tmp_path) / "metadata"
-    shutil.rmtree(metadata / "CUB/train")
-    result = cstn("check", "wsol-cub", "--root", metadata)
-    assert result.exit_code == 0
-    assert row(result, "test") == ["12", "3", "18"]
-    assert row(result, "split not there")[0] == "1"
-    with pytest.raises(InputError, match="annotations alone, expected photos"):
-        check(READERS["wsol-cub"], metadata, deep=True)
-
-
-@pytest.mark.parametrize(("name", "boxes"), [("wsol-cub", "5,794"), ("wsol-ilsvrc", "80,477")])
-def test_published_metadata(name, boxes):
-    if not (SHARED / "wsol-metadata").is_dir():
-        pytest.skip("wsol-metadata absent")
-    result = cstn("check", name, "--root", SHARED / "wsol-metadata")
-    assert result.exit_code == 0
-    assert row(result, "test")[2] == boxes
-
-
 def test_a_part_that_is_missing_is_a_fault(tmp_path: Path):
     root = make_ilsvrc(tmp_path)
-    (root / "LOC_val_solution.csv").unlink()
+    shutil.rmtree(root / "ILSVRC/Annotations/CLS-LOC/val")
     result = cstn("check", "ilsvrc", "--root", root)
     assert result.exit_code == 1
-    assert row(result, "split not readable")[1] == f"{root}/LOC_val_solution.csv:"
+    assert row(result, "split not readable")[1] == f"{root}/Annotations/val:"
     assert row(result, "train")[0] == "33"
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 from full_disk import NoSpace
-from miniatures import WNIDS, make_cub, make_folder, make_ilsvrc, make_wsol, xml_of
+from miniatures import WNIDS, make_cub, make_folder, make_ilsvrc, xml_of
 from PIL import Image
 
 from cstn_lib.data import READERS, DataConfig, open_split
@@ -30,8 +30,6 @@ from cstn_lib.support.errors import InputError
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "cub": make_cub,
     "ilsvrc": make_ilsvrc,
-    "ilsvrc xml": lambda root: make_ilsvrc(root, xml=True),
-    "wsol-cub": make_wsol,
     "folder": make_folder,
 }
 
@@ -114,9 +112,6 @@ def floats(path: Path) -> None:
 BIRD = "001.Black_footed_Albatross/Black_footed_Albatross_0012_13.jpg"  # of test, number 13
 FISH = "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG"
 FISH_XML = "ILSVRC/Annotations/CLS-LOC/val/ILSVRC2012_val_00000001.xml"
-VAL_CSV = "LOC_val_solution.csv"
-LISTS = "metadata/CUB/test"
-WSOL_BIRD = "001.Black_footed_Albatross/test_0_0.jpg"
 ANT = "test/ant/test-ant-0.jpg"
 
 FAULTS: dict[str, Fault] = {
@@ -270,38 +265,22 @@ FAULTS: dict[str, Fault] = {
         "missing, expected the images",
         "val",
     ),
-    "val boxes missing": Fault("ilsvrc", "test", VAL_CSV, gone, "missing, expected the boxes"),
-    "header missing": Fault("ilsvrc", "test", VAL_CSV, line(1, None), "line 1: 'ILSVRC2012_val"),
-    "five tokens a box": Fault(
+    "val boxes missing": Fault(
         "ilsvrc",
         "test",
-        VAL_CSV,
-        line(2, f"ILSVRC2012_val_00000001,{WNIDS[0]} 1 2 3"),
-        "line 2: 'ILSVRC2012_val_00000001,n01440764 1 2 3', expected ImageId,WNID x0 y0 x1 y1",
+        "ILSVRC/Annotations/CLS-LOC/val",
+        shutil.rmtree,
+        "missing, expected the boxes",
+        "Annotations/val",
     ),
     "class of no folder": Fault(
         "ilsvrc",
         "test",
-        VAL_CSV,
-        line(2, "ILSVRC2012_val_00000001,n09999999 1 2 30 40"),
-        "line 2: class 'n09999999', expected one of the classes of train",
+        FISH_XML,
+        holds(xml_of("n09999999", [(1, 2, 30, 40)])),
+        "class 'n09999999', expected one of the classes of train",
     ),
-    "two classes in a line": Fault(
-        "ilsvrc",
-        "test",
-        VAL_CSV,
-        line(2, f"ILSVRC2012_val_00000001,{WNIDS[0]} 1 2 9 9 {WNIDS[1]} 1 2 9 9"),
-        "line 2: class 'n01443537' beside 'n01440764'",
-    ),
-    "val photo missing": Fault(
-        "ilsvrc",
-        "test",
-        FISH,
-        gone,
-        "no image 'ILSVRC2012_val_00000001' in val",
-        f"{VAL_CSV}, line 2",
-    ),
-    "val photo without line": Fault("ilsvrc", "test", VAL_CSV, line(2, None), "no box", FISH),
+    "val photo without boxes": Fault("ilsvrc", "test", FISH_XML, gone, "no box", FISH),
     "val photo truncated": Fault("ilsvrc", "test", FISH, halved, "damaged, expected a whole"),
     "class folder empty": Fault(
         "ilsvrc", "train", f"ILSVRC/Data/CLS-LOC/train/{WNIDS[1]}", emptied, "no image in it"
@@ -309,12 +288,12 @@ FAULTS: dict[str, Fault] = {
     "class of another folder": Fault(
         "ilsvrc",
         "val",
-        "LOC_train_solution.csv",
-        lambda path: path.write_text(path.read_text().replace(f",{WNIDS[2]} ", f",{WNIDS[1]} ")),
+        f"ILSVRC/Annotations/CLS-LOC/train/{WNIDS[2]}/{WNIDS[2]}_6.xml",
+        swap(WNIDS[2], WNIDS[1]),
         f"class '{WNIDS[1]}', expected {WNIDS[2]}",
     ),
     "XML of another class": Fault(
-        "ilsvrc xml",
+        "ilsvrc",
         "test",
         FISH_XML,
         holds(
@@ -327,19 +306,19 @@ FAULTS: dict[str, Fault] = {
     "bad mapping": Fault(
         "ilsvrc", "test", "LOC_synset_mapping.txt", line(2, "tench"), "line 2: 'tench', expected"
     ),
-    "XML cut off": Fault("ilsvrc xml", "test", FISH_XML, halved, "not whole XML"),
+    "XML cut off": Fault("ilsvrc", "test", FISH_XML, halved, "not whole XML"),
     "XML without corner": Fault(
-        "ilsvrc xml", "test", FISH_XML, swap("<xmin>", "<left>"), "not whole XML"
+        "ilsvrc", "test", FISH_XML, swap("<xmin>", "<left>"), "not whole XML"
     ),
     "XML box empty": Fault(
-        "ilsvrc xml",
+        "ilsvrc",
         "test",
         FISH_XML,
         holds(xml_of(WNIDS[0], [(9, 9, 9, 20)])),
         "box 9 9 9 20 covers nothing",
     ),
     "XML of another size": Fault(
-        "ilsvrc xml",
+        "ilsvrc",
         "test",
         FISH_XML,
         holds(xml_of(WNIDS[0], [(1, 1, 9, 9)], (35, 33))),
@@ -347,86 +326,21 @@ FAULTS: dict[str, Fault] = {
         FISH,
     ),
     "XML of no size": Fault(
-        "ilsvrc xml",
+        "ilsvrc",
         "test",
         FISH_XML,
         holds(xml_of(WNIDS[0], [(1, 1, 9, 9)], (-1, 33))),
         "size '-1 33', expected width and height",
     ),
     "XML without number": Fault(
-        "ilsvrc xml",
+        "ilsvrc",
         "test",
         FISH_XML,
         holds("<a><object><name>n01440764</name></object></a>"),
         "'', expected a number of pixels",
     ),
     "XML without photo": Fault(
-        "ilsvrc xml", "test", FISH, gone, "no image of that name in val", FISH_XML
-    ),
-    # the evaluation protocol
-    "ids missing": Fault("wsol-cub", "test", f"{LISTS}/image_ids.txt", gone, "missing"),
-    "id twice": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/image_ids.txt",
-        lambda path: path.write_text(path.read_text() + "\n" + WSOL_BIRD),
-        f"line 13: path '{WSOL_BIRD}' again",
-    ),
-    "id outside": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/image_ids.txt",
-        line(1, "../x.jpg"),
-        "line 1: '../x.jpg', expected a path below dataset",
-    ),
-    "id without label": Fault(
-        "wsol-cub", "test", f"{LISTS}/class_labels.txt", line(1, None), "no line of image"
-    ),
-    "label beyond the last": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/class_labels.txt",
-        line(2, f"{WSOL_BIRD[:-5]}1.jpg,200"),
-        "line 2: label '200', expected 0 to 199",
-    ),
-    "size of another photo": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/image_sizes.txt",
-        line(1, f"{WSOL_BIRD},5,7"),
-        "pixels, expected 5 x 7 as in the annotations",
-        f"dataset/CUB/{WSOL_BIRD}",
-    ),
-    "size not a number": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/image_sizes.txt",
-        line(1, f"{WSOL_BIRD},5,-7"),
-        "line 1: '5,-7', expected width and height",
-    ),
-    "box of words": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/localization.txt",
-        line(1, f"{WSOL_BIRD},1,2,three,4"),
-        "line 1: 'three', expected a number",
-    ),
-    "box of no image": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/localization.txt",
-        line(1, "other.jpg,1,2,3,4"),
-        "line 1: 'other.jpg', expected one of image_ids.txt",
-    ),
-    "box with a column too many": Fault(
-        "wsol-cub",
-        "test",
-        f"{LISTS}/localization.txt",
-        line(1, f"{WSOL_BIRD},1,2,3,4,5"),
-        "line 1: expected 5 comma-separated columns",
-    ),
-    "photo of the protocol missing": Fault(
-        "wsol-cub", "test", f"dataset/CUB/{WSOL_BIRD}", gone, "missing"
+        "ilsvrc", "test", FISH, gone, "no image of that name in val", FISH_XML
     ),
     # one's own folders
     "table without header": Fault(

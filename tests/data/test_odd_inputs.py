@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from miniatures import WNIDS, make_cub, make_folder, make_ilsvrc, make_wsol, write
+from miniatures import make_cub, make_folder, make_ilsvrc, write
 from PIL import Image
 
 from cstn_lib.data import READERS, DataConfig, open_split
@@ -32,8 +32,7 @@ def make_tiny(root: Path, archive: Path) -> Path:
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "cub": make_cub,
     "ilsvrc": make_ilsvrc,
-    "ilsvrc plain": lambda root: make_ilsvrc(root, plain=True, xml=True),
-    "wsol-cub": make_wsol,
+    "ilsvrc plain": lambda root: make_ilsvrc(root, plain=True),
     "folder": make_folder,
 }
 
@@ -89,8 +88,7 @@ def test_leftovers_change_nothing_and_are_counted(layout):
     assert fingerprints(name, root) == expected
     counts = found(name, root).findings.counts
     kind = "hidden or made by a machine, passed over"
-    # of the evaluation protocol, lists name every photo and nothing is looked for
-    assert (counts[kind] > 5) == (name != "wsol-cub")
+    assert counts[kind] > 5
     assert set(counts) <= {kind, "part of the data set", "photo in two splits"}
 
 
@@ -124,7 +122,7 @@ def test_lines_are_counted_from_the_mark_on(tmp_path: Path):
         open_split(DataConfig("cub", image_size=32), "test", root)
 
 
-@pytest.mark.parametrize("name", ["ilsvrc", "wsol-cub", "folder", "tiny-imagenet"])
+@pytest.mark.parametrize("name", ["folder", "tiny-imagenet"])
 def test_quoted_tables(name, tmp_path: Path, tiny_imagenet_zip: Path):
     """As spreadsheets write them, with a byte-order mark before the first quote."""
     tiny = name == "tiny-imagenet"
@@ -137,10 +135,6 @@ def test_quoted_tables(name, tmp_path: Path, tiny_imagenet_zip: Path):
                 rows = csv.reader(text.splitlines(), delimiter=separator)
                 csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL).writerows(rows)
             assert path.read_bytes().startswith(b'\xef\xbb\xbf"')
-    if name == "ilsvrc":  # whose names are no table
-        (root / "LOC_synset_mapping.txt").write_text(
-            "".join(f"{wnid} fish number {i}, other name\n" for i, wnid in enumerate(WNIDS))
-        )
     assert fingerprints(name, root) == expected
 
 
@@ -180,12 +174,6 @@ def test_paths_in_the_table_may_have_backslashes(tmp_path: Path):
 # Photos that are not read
 
 
-@pytest.mark.parametrize(
-    # of the evaluation protocol, lists name every photo and nothing is looked for
-    "layout",
-    [name for name in (*LAYOUTS, "tiny-imagenet") if name != "wsol-cub"],
-    indirect=True,
-)
 def test_photos_of_other_kinds_and_places_are_counted(layout):
     name, root = layout
     photos = [path for path in root.rglob("*.[jJ][pP]*") if "val" not in path.parts]

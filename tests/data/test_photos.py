@@ -35,6 +35,7 @@ from cstn_lib.data.photos.sources import FolderSource, inner_path, is_leftover, 
 from cstn_lib.support.errors import InputError
 
 ORIENTATION = 0x0112
+NO_SIZE = {"title": "", "sizes": np.zeros((1, 2))}  # of one photo
 
 
 def save(path: Path, image: Image.Image, kind: str, **options: object) -> Path:
@@ -188,7 +189,7 @@ def test_boxes_turn_with_their_photo(tmp_path: Path, orientation, as_shown, kind
         y, x = np.nonzero(np.asarray(shown)[..., 1] == 0)
         pixels = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], dtype=float)
     given_boxes = PixelBoxes(np.array([0]), pixels, lambda box: "here", as_shown=as_shown)
-    photos = unit_photo_list(source, [path.name], np.array([0]), ["a"], given_boxes)
+    photos = unit_photo_list(source, [path.name], np.array([0]), ["a"], given_boxes, **NO_SIZE)
     expected = red_hull(decode_photo(source, path.name, 180))
     np.testing.assert_allclose(photos.boxes[0], expected, atol=1.01 / 180)
     as_png = turned_photo(tmp_path, orientation, stored)
@@ -207,6 +208,7 @@ def test_sizes_of_the_annotations_tell_which_raster_they_mean(tmp_path: Path, ki
             np.array([0]),
             ["a"],
             boxes,
+            title="",
             sizes=np.array([size]),
         )
         np.testing.assert_allclose(photos.boxes[0], expected, atol=1.01 / 180)
@@ -259,7 +261,7 @@ def test_clipped_boxes_are_counted_and_reported(tmp_path: Path):
     boxes = PixelBoxes(np.array([0, 0, 0]), pixels, lambda box: f"b.csv, line {box}")
     faults = Faults()
     photos = unit_photo_list(
-        FolderSource(tmp_path, faults=faults), ["a.png"], np.array([0]), ["a"], boxes
+        FolderSource(tmp_path, faults=faults), ["a.png"], np.array([0]), ["a"], boxes, **NO_SIZE
     )
     assert faults.counts == {"box partly outside, clipped": 2}
     assert faults.first["box partly outside, clipped"] == (
@@ -289,6 +291,8 @@ def test_what_is_left_after_faults(tmp_path: Path):
         np.arange(4),
         list("wxyz"),
         PixelBoxes(owners, pixels, str),
+        title="",
+        sizes=np.zeros((4, 2)),
     )
     assert dict(findings.counts) == {
         "unreadable image": 1,

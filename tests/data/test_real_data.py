@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from miniatures import COLOURS, SPECIES, WNIDS, make_cub, make_folder, make_ilsvrc, make_wsol
+from miniatures import COLOURS, SPECIES, WNIDS, make_cub, make_folder, make_ilsvrc
 
 from cstn_lib.data import DATASETS, READERS, DataConfig, ImageSet, open_split
 from cstn_lib.data.images import SplitLists, write_photo_index
 from cstn_lib.data.photos import reading
 from cstn_lib.data.photos.decoding import PhotoArray
-from cstn_lib.data.photos.wsol_metadata import WSOL_DATASETS, read_wsol_metadata
+from cstn_lib.data.photos.wsol_metadata import read_wsol_metadata
 from cstn_lib.support.errors import InputError
 
 WSOL = Path(__file__).parents[3] / "shared" / "data" / "wsol-metadata"
@@ -26,10 +26,6 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "cub": ("cub", make_cub),
     "ilsvrc": ("ilsvrc", make_ilsvrc),
     "ilsvrc, plain": ("ilsvrc", lambda root: make_ilsvrc(root, plain=True)),
-    "ilsvrc, xml": ("ilsvrc", lambda root: make_ilsvrc(root, xml=True)),
-    "ilsvrc, plain xml": ("ilsvrc", lambda root: make_ilsvrc(root, plain=True, xml=True)),
-    "wsol-cub": ("wsol-cub", make_wsol),
-    "wsol-ilsvrc": ("wsol-ilsvrc", lambda root: make_wsol(root, "ILSVRC")),
     "folder": ("folder", make_folder),
 }
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
@@ -57,7 +53,7 @@ def open_it(layout: str, roots: dict[str, Path], split: str, **options: object) 
 
 def test_every_reader_has_its_name():
     assert {name: reader.name for name, reader in READERS.items()} == {n: n for n in READERS}
-    assert {"cub", "ilsvrc", "tiny-imagenet", "folder", "wsol-cub"} < set(DATASETS)
+    assert {"cub", "ilsvrc", "tiny-imagenet", "folder"} < set(DATASETS)
 
 
 @layouts
@@ -67,7 +63,7 @@ def test_splits_do_not_overlap_and_their_boxes_are_the_objects(layout, roots, da
         images = open_it(layout, roots, split)
         assert images.images.shape == (len(images), 64, 64, 3)
         assert (images.name, images.split) == (LAYOUTS[layout][0], split)
-        assert images.num_classes in (3, *WSOL_DATASETS.values())
+        assert images.num_classes == 3
         assert images.boxes.dtype == np.float32 and len(images.box_offsets) == len(images) + 1
         for index, label in enumerate(images.labels):
             boxes = images.boxes_of(index)
@@ -153,9 +149,6 @@ def test_names_of_classes(roots, data_dir):
     assert open_it("cub", roots, "test").class_names == species
     assert open_it("ilsvrc", roots, "test").class_names[1] == "fish number 1"
     assert open_it("folder", roots, "test").class_names == ("ant", "bee", "cat")
-    wsol = open_it("wsol-cub", roots, "test")
-    assert wsol.class_names[:4] == (*SPECIES, "3")
-    assert wsol.num_classes == 200
 
 
 def test_cub_splits(roots, data_dir):
@@ -173,12 +166,12 @@ def test_every_layout_of_ilsvrc_gives_the_same(roots, data_dir):
 
 def test_ilsvrc_train_needs_no_boxes_and_is_the_same_without(tmp_path, roots, data_dir):
     root = make_ilsvrc(tmp_path)
-    (root / "LOC_train_solution.csv").unlink()
+    shutil.rmtree(root / "ILSVRC/Annotations/CLS-LOC/train")
     config = DataConfig("ilsvrc", image_size=64)
     assert open_split(config, "train", root).fingerprint == (
         open_it("ilsvrc", roots, "train").fingerprint
     )
-    with pytest.raises(InputError, match=r"LOC_train_solution.csv: missing.*wsol-ilsvrc"):
+    with pytest.raises(InputError, match="Annotations/train: missing"):
         open_split(config, "val", root)
 
 
@@ -273,9 +266,7 @@ def wsol_metadata() -> Path:
 def test_published_metadata(wsol_metadata, dataset, split, images, boxes, quantiles):
     found = read_wsol_metadata(wsol_metadata, dataset, split)
     assert (len(found.files), len(found.boxes)) == (images, boxes)
-    assert len(found.labels) == len(found.sizes) == len(found.box_offsets) - 1 == images
-    assert found.sizes.min() > 0
-    assert set(found.labels.tolist()) == set(range(WSOL_DATASETS[dataset]))
+    assert len(found.box_offsets) - 1 == images
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     assert found.boxes.min() >= 0 and found.boxes.max() <= 1 and sides.min() > 0
     if quantiles:
@@ -283,19 +274,6 @@ def test_published_metadata(wsol_metadata, dataset, split, images, boxes, quanti
         np.testing.assert_allclose(areas, quantiles, atol=0.006)
     if dataset == "ILSVRC":
         assert (np.diff(found.box_offsets) == 1).sum() == 38_285
-
-
-def test_metadata_of_a_miniature_agrees_with_its_images(roots, data_dir):
-    images = open_it("wsol-cub", roots, "test")
-    found = read_wsol_metadata(roots["wsol-cub"], "CUB", "test")
-    np.testing.assert_array_equal(np.sort(found.boxes, axis=0), np.sort(images.boxes, axis=0))
-    with pytest.raises(InputError, match="dataset/CUB: missing"):
-        open_split(DataConfig("wsol-cub"), "test", make_metadata_alone(roots["wsol-cub"], data_dir))
-
-
-def make_metadata_alone(root: Path, place: Path) -> Path:
-    shutil.copytree(root / "metadata", place / "alone")
-    return place / "alone"
 
 
 # 1.28 million images

@@ -65,14 +65,9 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
     findings = Findings()
     lists: dict[str, PhotoList] = {}
     with reader.open(root, findings) as opened:
-        if deep and not opened.has_photos:
-            raise InputError(f"{root}: annotations alone, expected photos for a deep check")
         for split in SPLITS:
-            if split not in opened.splits:
-                findings.oddity("split not there", f"{root}: no annotations of {split}")
-                continue
             try:
-                lists[split] = opened.listed(split)
+                lists[split] = opened.photos(split)
             except InputError as error:
                 findings.fault("split not readable", str(error))
         for file in sorted(opened.source.passed_over):

@@ -12,9 +12,7 @@ archive:
 
 ``test`` is the official test part. ``train`` and ``val`` share the official training part: a tenth
 of each class is held back as ``val`` (`cstn_lib.data.photos.order`), whose boxes may be used to
-choose hyper-parameters; the rest is ``train``, of which learning sees the labels alone. The
-published protocol with images of its own for val is ``wsol-cub``
-(`cstn_lib.data.photos.wsol_metadata`).
+choose hyper-parameters; the rest is ``train``, of which learning sees the labels alone.
 """
 
 from __future__ import annotations

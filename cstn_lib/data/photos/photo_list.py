@@ -27,7 +27,6 @@ class PhotoList:
         box_offsets: (N + 1,) as in `cstn_lib.data.images.ImageSet`.
         class_names: one per class.
         only_size: width and height in pixels that every photo must have.
-        sizes: (N, 2) int64, width and height in pixels as the annotations say; None: nothing.
     """
 
     source: Source
@@ -37,7 +36,6 @@ class PhotoList:
     box_offsets: np.ndarray
     class_names: Sequence[str]
     only_size: tuple[int, int] | None = None
-    sizes: np.ndarray | None = None
 
     @classmethod
     def without_boxes(
@@ -60,7 +58,6 @@ class PhotoList:
             labels=self.labels[rows],
             boxes=self.boxes[chosen + np.arange(len(chosen))],
             box_offsets=offsets,
-            sizes=None if self.sizes is None else self.sizes[rows],
         )
 
 
@@ -89,8 +86,8 @@ def unit_photo_list(
     class_names: Sequence[str],
     given: PixelBoxes,
     *,
-    title: str = "",
-    sizes: np.ndarray | None = None,
+    title: str,
+    sizes: np.ndarray,
 ) -> PhotoList:
     """A `PhotoList` from boxes in pixels; the sizes are read from the photos' headers.
 
@@ -106,15 +103,14 @@ def unit_photo_list(
     shown = np.where((orientations > 4)[:, None], stored[:, ::-1], stored)
     usable = stored.all(axis=1)
     as_shown = np.full(len(files), given.as_shown)
-    if sizes is not None:
-        known = sizes.all(axis=1) & usable
-        as_stored = (sizes == stored).all(axis=1)
-        as_shown |= known & ~as_stored & (sizes == shown).all(axis=1)
-        for row in np.flatnonzero(known & ~as_stored & ~as_shown):
-            (width, height), (expected_width, expected_height) = stored[row], sizes[row]
-            message = f"{width} x {height} pixels, expected {expected_width} x {expected_height}"
-            source.fault("photo of another size", f"{message} as in the annotations", files[row])
-            usable[row] = False
+    known = sizes.all(axis=1) & usable
+    as_stored = (sizes == stored).all(axis=1)
+    as_shown |= known & ~as_stored & (sizes == shown).all(axis=1)
+    for row in np.flatnonzero(known & ~as_stored & ~as_shown):
+        (width, height), (expected_width, expected_height) = stored[row], sizes[row]
+        message = f"{width} x {height} pixels, expected {expected_width} x {expected_height}"
+        source.fault("photo of another size", f"{message} as in the annotations", files[row])
+        usable[row] = False
 
     measured = np.where(as_shown[:, None], shown, stored)
     measured[~usable] = 0

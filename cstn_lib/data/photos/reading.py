@@ -87,8 +87,6 @@ class Reader(ABC):
             default the name of the root.
         published: None for data of the user's own.
         source: where the files are.
-        has_photos: whether there is more than annotations.
-        splits: those that are there; without photos, not all need be.
     """
 
     name: ClassVar[str]
@@ -96,8 +94,6 @@ class Reader(ABC):
     marker: ClassVar[str]
     inner: ClassVar[str] = ""
     published: ClassVar[Published | None] = None
-    has_photos = True
-    splits: Sequence[str] = SPLITS
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -132,10 +128,6 @@ class Reader(ABC):
         Raises:
             InputError: a part of the layout is missing.
         """
-
-    def listed(self, split: str) -> PhotoList:
-        """As `photos`, for a check, also where there are annotations alone."""
-        return self.photos(split)
 
     # For subclasses
 

@@ -60,36 +60,24 @@ class TextTable:
     names: Sequence[str]
     separator: str
 
-    def fault(self, kind: str, message: str, line: int | None = None) -> None:
-        self.source.fault(kind, message, self.file, line)
-
-    def columns(self) -> tuple[Sequence[int], list[list[str]]]:
-        """The numbers of the lines, from 1, and one list of texts per column.
-
-        A line with another number of columns is a fault and left out.
-        """
+    def lines(self) -> Iterator[Line]:
+        """Its lines; one with another number of columns is a fault and left out."""
         width = len(self.names)
-        lines = self.source.lines(self.file)
-        if all(line.count(self.separator) == width - 1 and '"' not in line for line in lines):
-            # a million lists, one per line, would keep the garbage collector busy for seconds
-            flat = self.separator.join(lines).split(self.separator) if lines else []
-            return range(1, len(lines) + 1), [flat[place::width] for place in range(width)]
-        found: dict[int, list[str]] = {}
-        for number, line in enumerate(lines, start=1):
+        for line in text_lines(self.source, self.file):
+            text = line.values[0]
             try:
-                quotes = '"' in line and next(csv.reader([line], delimiter=self.separator))
-                values = quotes or line.split(self.separator)
+                quotes = '"' in text and next(csv.reader([text], delimiter=self.separator))
+                values = quotes or text.split(self.separator)
             except csv.Error:  # a carriage return beside a quote
                 values = []
             if len(values) == width:
-                found[number] = values
+                yield line._replace(values=values)
             else:
                 message = (
                     f"expected {width} {_SEPARATORS[self.separator]}-separated columns "
                     f"({', '.join(self.names)}), found {len(values)}"
                 )
-                self.fault("unreadable line", message, number)
-        return list(found), [[values[place] for values in found.values()] for place in range(width)]
+                line.fault("unreadable line", message)
 
     def below_header(self) -> Iterator[Line]:
         """The lines after the first, which must be `names`.
@@ -97,38 +85,23 @@ class TextTable:
         Raises:
             InputError: the header is another.
         """
-        numbers, columns = self.columns()
-        rows = zip(numbers, map(list, zip(*columns, strict=True)), strict=True)
-        number, header = next(rows, (1, []))
-        if [name.strip() for name in header] != list(self.names):
+        lines = self.lines()
+        header = next(lines, Line(self.source, self.file, 1, []))
+        if [name.strip() for name in header.values] != list(self.names):
             raise InputError(
-                f"{self.source.where(self.file, number)}: {quoted(','.join(header))}, expected the "
-                f"header {self.separator.join(self.names)}"
+                f"{header.where}: {quoted(','.join(header.values))}, expected the header "
+                f"{self.separator.join(self.names)}"
             )
-        for number, values in rows:
-            yield Line(self.source, self.file, number, values)
+        return lines
 
     def keyed(self) -> dict[str, Line]:
-        """The lines by the first column; one that comes again is a fault."""
-        numbers, columns = self.columns()
-        return {
-            key: Line(self.source, self.file, numbers[row], [column[row] for column in columns])
-            for key, row in self.first_rows(numbers, columns[0]).items()
-        }
-
-    def first_rows(self, numbers: Sequence[int], keys: Sequence[str]) -> dict[str, int]:
-        """The row of each key of the first column; a key that comes again is a fault.
-
-        Args:
-            numbers: the lines that the keys are from.
-        """
-        found: dict[str, int] = {}
-        for row, key in enumerate(keys):
-            first = found.setdefault(key, row)
-            if first != row:
-                message = f"{self.names[0]} {quoted(key)} again, expected once"
-                there = f"(it is on line {numbers[first]})"
-                self.fault("listed twice", f"{message} {there}", numbers[row])
+        """The line of each value of the first column; a value that comes again is a fault."""
+        found: dict[str, Line] = {}
+        for line in self.lines():
+            first = found.setdefault(line.values[0], line)
+            if first is not line:
+                message = f"{self.names[0]} {quoted(line.values[0])} again, expected once"
+                line.fault("listed twice", f"{message} (it is on line {first.number})")
         return found
 
 
