@@ -12,12 +12,10 @@ photos, and its ``images`` decode when they are indexed
 
 from __future__ import annotations
 
-import io
 import json
 import mmap
-import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -29,7 +27,7 @@ from torch.utils.data import Dataset
 
 from cstn_lib.data.photos.decoding import PhotoArray
 from cstn_lib.support.atomic import atomic_directory
-from cstn_lib.support.disk import alone_in, writing
+from cstn_lib.support.disk import writing
 from cstn_lib.support.errors import InputError
 
 
@@ -112,67 +110,22 @@ class ImageSet(SplitLists, Dataset):
 
 
 def write_image_set(
-    folder: Path,
-    *,
-    name: str,
-    split: str,
-    image_size: tuple[int, int],
-    labels: np.ndarray,
-    boxes: Sequence[np.ndarray],
-    class_names: Iterable[str],
-    fingerprint: str,
-    image_batches: Iterable[np.ndarray],
+    folder: Path, lists: SplitLists, size: tuple[int, int], images: Iterable[np.ndarray]
 ) -> ImageSet:
     """Write a split under `folder`, whole or not at all, and open it.
 
     Args:
-        boxes: for each image an array (n, 4), n >= 0.
-        image_batches: uint8 arrays (b, H, W, 3) that together hold the images in order; consumed
-            one at a time, so that memory does not grow with the data.
-    """
-    offsets = np.concatenate([[0], np.cumsum([len(b) for b in boxes])])
-    flat = np.concatenate([np.reshape(b, (-1, 4)) for b in boxes])
-    lists = SplitLists(name, split, labels, flat, offsets, tuple(class_names), fingerprint)
-    with atomic_directory(folder) as temporary:
-        _write_images(temporary / _IMAGES, (len(labels), *image_size, 3), 0, image_batches)
-        _write_lists(temporary, lists)
-    return open_image_set(folder)
-
-
-def write_photo_set(
-    folder: Path,
-    lists: SplitLists,
-    side: int,
-    decode: Callable[[int], Iterable[np.ndarray]],
-) -> ImageSet:
-    """As `write_image_set`, for photos: an interrupted call leaves its images to the next one.
-
-    They wait in a hidden folder beside `folder`. Of two processes that want the same split at the
-    same time the second one waits and finds what the first one made.
-
-    Args:
-        side: of the square images, in pixels.
-        decode: given the number of images that are there already, the batches (b, side, side, 3) of
-            the rest.
+        size: height and width of the images in pixels.
+        images: uint8 arrays (H, W, 3) in order; consumed one at a time, so that memory does not
+            grow with the data.
 
     Raises:
-        InputError: a photo is damaged (then nothing is kept), or `folder` cannot be written.
+        InputError: `folder` cannot be written, or an image cannot be read.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shape = (len(lists.labels), side, side, 3)
-    with writing(folder), alone_in(folder.parent):
-        if not folder.is_dir():
-            partial.mkdir(exist_ok=True)
-            there = _images_there(partial / _IMAGES, shape)
-            _check_space(partial, (shape[0] - there) * side * side * 3)
-            try:
-                _write_images(partial / _IMAGES, shape, there, decode(there))
-            except InputError:
-                # once the photo is put right, the split has another name
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            _write_lists(partial, lists)
-            os.replace(partial, folder)
+    with writing(folder), atomic_directory(folder) as temporary:
+        _check_space(temporary, len(lists) * prod(size) * 3)
+        _write_images(temporary / _IMAGES, (len(lists), *size, 3), images)
+        _write_lists(temporary, lists)
     return open_image_set(folder)
 
 
@@ -239,46 +192,23 @@ def _write_lists(folder: Path, lists: SplitLists, **more: object) -> None:
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _write_images(
-    path: Path, shape: tuple[int, ...], there: int, batches: Iterable[np.ndarray]
-) -> None:
-    """Append to the first `there` images of an array of that shape.
+def _write_images(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> None:
+    """An array of that shape in a .npy file.
 
     Written as a file, not through a memory map: where the disk is full, that is an error, and not
     the end of the process.
     """
-    header = _header(shape)
-    with open(path, "r+b" if there else "wb") as file:
-        if there:
-            file.seek(file.truncate(len(header) + there * prod(shape[1:])))
-        else:
-            file.write(header)
-        for batch in batches:
-            if batch.shape[1:] != shape[1:] or batch.dtype != np.uint8:
-                raise ValueError(f"images {batch.dtype} {batch.shape}, expected uint8 {shape}")
-            file.write(np.ascontiguousarray(batch).data)
-            there += len(batch)
+    there = 0
+    with open(path, "wb") as file:
+        kind = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, kind)
+        for image in images:
+            if image.shape != shape[1:] or image.dtype != np.uint8:
+                raise ValueError(f"image {image.dtype} {image.shape}, expected uint8 {shape[1:]}")
+            file.write(np.ascontiguousarray(image).data)
+            there += 1
     if there != shape[0]:
         raise ValueError(f"{there} images were drawn for {shape[0]} labels")
-
-
-def _images_there(path: Path, shape: tuple[int, ...]) -> int:
-    """How many whole images an interrupted process has left."""
-    header = _header(shape)
-    if not path.is_file():
-        return 0
-    with open(path, "rb") as file:
-        if file.read(len(header)) != header:
-            return 0
-    return min((path.stat().st_size - len(header)) // prod(shape[1:]), shape[0])
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """The first bytes of a .npy file."""
-    file = io.BytesIO()
-    kind = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, kind)
-    return file.getvalue()
 
 
 def _check_space(folder: Path, needed: int) -> None:

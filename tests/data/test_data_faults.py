@@ -463,7 +463,6 @@ def test_no_root_and_no_such_split(name: str, data_dir: Path):
 
 
 def test_full_disk_while_decoding(whole, data_dir: Path, monkeypatch):
-    monkeypatch.setattr(reading, "_BATCH", 4)
     real_open = open
     full = {"open": lambda *args: NoSpace(real_open(*args), 20_000)}
     with monkeypatch.context() as patch:

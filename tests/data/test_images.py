@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cstn_lib.data.images import ImageSet, open_image_set, write_image_set
+from cstn_lib.data.images import ImageSet, SplitLists, open_image_set, write_image_set
 from cstn_lib.support.errors import InputError
 
 COUNT, SIZE = 5, (6, 8)
@@ -22,18 +22,19 @@ LABELS = np.array([0, 1, 2, 0, 1])
 BOXES = [RANDOM.random((n, 4)) for n in (1, 0, 2, 1, 0)]
 
 
-def write(folder: Path, batches: Iterator[np.ndarray] | None = None) -> ImageSet:
-    return write_image_set(
-        folder,
-        name="sketches",
-        split="val",
-        image_size=SIZE,
-        labels=LABELS,
-        boxes=BOXES,
-        class_names=["äpple", "bird", "cup"],
-        fingerprint="0123abcd",
-        image_batches=batches or iter([IMAGES[:2], IMAGES[2:4], IMAGES[4:]]),
-    )
+LISTS = SplitLists(
+    name="sketches",
+    split="val",
+    labels=LABELS,
+    boxes=np.concatenate(BOXES),
+    box_offsets=np.cumsum([0, *map(len, BOXES)]),
+    class_names=["äpple", "bird", "cup"],
+    fingerprint="0123abcd",
+)
+
+
+def write(folder: Path, images: Iterable[np.ndarray] = IMAGES) -> ImageSet:
+    return write_image_set(folder, LISTS, SIZE, images)
 
 
 def test_round_trip(tmp_path: Path):
@@ -53,17 +54,8 @@ def test_round_trip(tmp_path: Path):
 
 
 def test_an_image_set_without_any_box(tmp_path: Path):
-    images = write_image_set(
-        tmp_path / "set",
-        name="n",
-        split="train",
-        image_size=SIZE,
-        labels=LABELS,
-        boxes=[np.empty((0, 4))] * COUNT,
-        class_names="abc",
-        fingerprint="f",
-        image_batches=[IMAGES],
-    )
+    none = {"boxes": np.empty((0, 4)), "box_offsets": np.zeros(COUNT + 1)}
+    images = write_image_set(tmp_path / "set", replace(LISTS, **none), SIZE, IMAGES)
     assert [images.boxes_of(i).shape for i in range(COUNT)] == [(0, 4)] * COUNT
 
 
@@ -129,18 +121,18 @@ def test_some_of_the_images_are_pickled_as_they_are(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
 def test_interrupted_writing_leaves_nothing(tmp_path: Path, error):
-    def batches() -> Iterator[np.ndarray]:
-        yield IMAGES[:2]
+    def images() -> Iterator[np.ndarray]:
+        yield IMAGES[0]
         raise error
 
     with pytest.raises(type(error)):
-        write(tmp_path / "set", batches())
+        write(tmp_path / "set", images())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_images_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="4 images were drawn for 5 labels"):
-        write(tmp_path / "set", iter([IMAGES[:4]]))
+        write(tmp_path / "set", IMAGES[:4])
     assert list(tmp_path.iterdir()) == []
 
 

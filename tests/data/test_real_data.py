@@ -215,35 +215,6 @@ def test_a_folder_without_boxes_can_be_learned_from(tmp_path, data_dir):
         open_split(DataConfig("folder", image_size=32), "test", root)
 
 
-# Continuing
-
-
-def test_interrupted_decoding_is_continued(roots, data_dir, monkeypatch):
-    monkeypatch.setattr(reading, "_BATCH", 5)
-    expected = open_it("cub", roots, "test")
-    monkeypatch.setattr(reading, "_RECIPE", 99)
-    decoded: list[str] = []
-    original = reading.decode_photo
-
-    def stops(source: object, file: str, *rest: object) -> np.ndarray:
-        if len(decoded) == 12:
-            raise KeyboardInterrupt
-        decoded.append(file)
-        return original(source, file, *rest)
-
-    monkeypatch.setattr(reading, "decode_photo", stops)
-    monkeypatch.setattr(reading, "in_parallel", lambda work, items, title="": map(work, items))
-    decoded += ["not counted"] * 2
-    with pytest.raises(KeyboardInterrupt):
-        open_it("cub", roots, "test")
-    assert len(list((data_dir / "cub").glob(".*.partial"))) == 1
-    decoded.clear()
-    images = open_it("cub", roots, "test")
-    assert len(decoded) == 2, "ten of twelve were there"
-    np.testing.assert_array_equal(images.images, expected.images)
-    assert not list((data_dir / "cub").glob(".*.partial"))
-
-
 # The published metadata
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import product, starmap
 from math import erf
@@ -32,7 +30,7 @@ from cstn_lib.data.birds.drawing import (
     plain_ground,
     random_background,
 )
-from cstn_lib.data.images import ImageSet, open_image_set, write_image_set
+from cstn_lib.data.images import ImageSet, SplitLists, open_image_set, write_image_set
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.progress import Progress
 
@@ -130,18 +128,19 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
     if folder.is_dir():
         return open_image_set(folder)
     count = getattr(config, split)
-    with closing(_draw_batches(config, split)) as batches:
-        return write_image_set(
-            folder,
-            name=folder.parent.name,
-            split=split,
-            image_size=(config.image_size, config.image_size),
-            labels=np.arange(count) % len(names),
-            boxes=[_boxes_of(config, split, index) for index in range(count)],
-            class_names=names,
-            fingerprint=birds_fingerprint(config, split),
-            image_batches=batches,
-        )
+    boxes = [_boxes_of(config, split, index) for index in range(count)]
+    lists = SplitLists(
+        name=folder.parent.name,
+        split=split,
+        labels=np.arange(count) % len(names),
+        boxes=np.concatenate(boxes),
+        box_offsets=np.cumsum([0, *map(len, boxes)]),
+        class_names=names,
+        fingerprint=birds_fingerprint(config, split),
+    )
+    with Progress(range(count), desc=f"drawing {folder.parent.name} {split}", unit="image") as bar:
+        images = (draw_bird_image(config, split, index)[0] for index in bar)
+        return write_image_set(folder, lists, (config.image_size, config.image_size), images)
 
 
 def birds_folder(config: BirdsConfig, split: str, data_dir: Path) -> Path:
@@ -162,19 +161,6 @@ def birds_fingerprint(config: BirdsConfig, split: str) -> str:
         "drawing": DRAWING_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-_BATCH = 100
-
-
-def _draw_batches(config: BirdsConfig, split: str) -> Iterator[np.ndarray]:
-    """The images of a split in order, (b, H, W, 3) uint8 at a time."""
-    count = getattr(config, split)
-    with Progress(total=count, desc=f"drawing birds-{config.boxes} {split}", unit="image") as bar:
-        for start in range(0, count, _BATCH):
-            span = range(start, min(start + _BATCH, count))
-            yield np.stack([draw_bird_image(config, split, index)[0] for index in span])
-            bar.update(len(span))
 
 
 # One image

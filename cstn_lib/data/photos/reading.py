@@ -16,8 +16,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -27,8 +26,8 @@ from cstn_lib.data.images import (
     ImageSet,
     SplitLists,
     open_image_set,
+    write_image_set,
     write_photo_index,
-    write_photo_set,
 )
 from cstn_lib.data.photos.decoding import decode_photo, in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
@@ -43,7 +42,6 @@ STORED_AT_MOST = 20_000_000_000
 """Bytes of decoded pixels; a larger split is decoded on the fly, but for photos in a zip."""
 
 _RECIPE = 3  # goes up when the same source would be turned into other arrays
-_BATCH = 64  # images decoded before they are written
 
 
 class Published(NamedTuple):
@@ -270,15 +268,11 @@ def _write(name: str, split: str, photos: PhotoList, side: int, folder: Path) ->
     if not stored:
         return write_photo_index(folder, lists, side, source.top, photos.files)
 
-    def decode(start: int) -> Iterator[np.ndarray]:
-        def one(file: str) -> np.ndarray:
-            return decode_photo(source, file, side, photos.only_size)
+    def one(file: str) -> np.ndarray:
+        return decode_photo(source, file, side, photos.only_size)
 
-        decoded = in_parallel(one, photos.files[start:], f"decoding {name} {split}")
-        while batch := list(islice(decoded, _BATCH)):
-            yield np.stack(batch)
-
-    return write_photo_set(folder, lists, side, decode)
+    with closing(in_parallel(one, photos.files, f"decoding {name} {split}")) as decoded:
+        return write_image_set(folder, lists, (side, side), decoded)
 
 
 def _digest(content: object) -> str:
