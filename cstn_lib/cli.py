@@ -93,27 +93,20 @@ def reproduce(
         int,
         typer.Option(min=0, help="processes at a time; 0: one per processor, and one on a GPU"),
     ] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what would run, and do nothing")
-    ] = False,
 ) -> None:
     """Train what is missing and run the notebooks, several processes at a time.
 
     Prints each table beside the paper's as soon as it is there, and where the figures are.
     """
     from cstn_lib.reproduction import batch
-    from cstn_lib.reproduction.plan import make_plan
 
     given = {"profile": profile, "dataset": dataset, "device": device, "seeds": seeds}
     folders = {"data_root": data_root, "runs_dir": runs_dir, "figures_dir": figures_dir}
     given |= {name: _absolute(folder) for name, folder in folders.items()}
     parameters = {name: value for name, value in given.items() if value}
     batch.check_parameters(parameters)
-    if dry_run:
-        print(make_plan(only or [], parameters))
-    else:
-        show = partial(_show, profile=profile, dataset=dataset, figures_dir=figures_dir)
-        batch.reproduce(only or [], parameters, jobs, show)
+    show = partial(_show, profile=profile, dataset=dataset, figures_dir=figures_dir)
+    batch.reproduce(only or [], parameters, jobs, show)
 
 
 @app.command()

@@ -9,20 +9,16 @@ Right", 2020); ``test`` is what is reported, once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from cstn_lib.data.birds.dataset import (
     BirdsConfig,
-    birds_fingerprint,
-    birds_folder,
-    class_names,
     open_birds,
 )
 from cstn_lib.data.images import ImageSet
 from cstn_lib.data.photos.cub import CUB
 from cstn_lib.data.photos.folder import Folder
 from cstn_lib.data.photos.ilsvrc import ILSVRC
-from cstn_lib.data.photos.reading import Reader, found_split, open_photos, stored_bytes
+from cstn_lib.data.photos.reading import Reader, open_photos
 from cstn_lib.data.photos.tiny_imagenet import TinyImageNet
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.project import project_folder, user_path
@@ -32,10 +28,8 @@ __all__ = [
     "READERS",
     "DataConfig",
     "ImageSet",
-    "SplitOutline",
     "birds_config",
     "open_split",
-    "outline",
 ]
 
 READERS: dict[str, type[Reader]] = {
@@ -83,59 +77,22 @@ def open_split(config: DataConfig, split: str, data_root: object = None) -> Imag
     Raises:
         InputError: the name or split is unknown, or the data are missing or damaged.
     """
-    if _is_drawn(config):
-        return open_birds(birds_config(config), split, project_folder("data"))
-    return open_photos(**_photo_arguments(config, split, data_root))
-
-
-class SplitOutline(NamedTuple):
-    """What can be said of a split before it is drawn or decoded.
-
-    Attributes:
-        images, classes: how many.
-        missing_bytes: of pixels still to be written under ``data/``.
-        fingerprint: of its `ImageSet`; None where the photos have to be read for it.
-    """
-
-    images: int
-    classes: int
-    missing_bytes: int
-    fingerprint: str | None
-
-
-def outline(config: DataConfig, split: str, data_root: object = None) -> SplitOutline:
-    """Look at a split without drawing, decoding or writing anything; arguments as `open_split`.
-
-    Raises:
-        InputError: as `open_split`, but for damaged photos.
-    """
-    if _is_drawn(config):
-        birds, classes = birds_config(config), len(class_names(split))
-        images = getattr(birds, split)
-        there = birds_folder(birds, split, project_folder("data")).is_dir()
-        missing = 0 if there else images * config.image_size**2 * 3
-        return SplitOutline(images, classes, missing, birds_fingerprint(birds, split))
-    with found_split(**_photo_arguments(config, split, data_root)) as (_, found):
-        if isinstance(found, ImageSet):
-            return SplitOutline(len(found), found.num_classes, 0, found.fingerprint)
-        missing = stored_bytes(found, config.image_size)
-        return SplitOutline(len(found), len(found.class_names), missing, None)
-
-
-def _is_drawn(config: DataConfig) -> bool:
     if config.name not in DATASETS:
         raise unknown_name("dataset", config.name, DATASETS)
-    return config.name not in READERS
-
-
-def _photo_arguments(config: DataConfig, split: str, data_root: object) -> dict[str, Any]:
-    """Of `open_photos` and `found_split`."""
+    kept = project_folder("data")
+    if config.name not in READERS:
+        return open_birds(birds_config(config), split, kept)
     root = user_path(data_root)
     if root is None:
         raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")
-    kept = {"data_dir": project_folder("data"), "limit": getattr(config, split, None)}
-    photos = {"reader": READERS[config.name], "root": root, "split": split}
-    return {**photos, "image_size": config.image_size, **kept}
+    return open_photos(
+        READERS[config.name],
+        root,
+        split,
+        image_size=config.image_size,
+        data_dir=kept,
+        limit=getattr(config, split, None),
+    )
 
 
 def birds_config(config: DataConfig) -> BirdsConfig:

@@ -88,13 +88,9 @@ class RunStore:
         train = open_split(experiment.data, experiment.training_split, self.data_root)
         if self.processes.is_first:
             self.processes.wait()
-        return self.open_on(experiment, train.num_classes, train.fingerprint)
-
-    def open_on(self, experiment: Experiment, num_classes: int, fingerprint: str) -> Run:
-        """As `open`, where the classes and the fingerprint of the training images are known."""
-        model = replace(experiment.model, num_classes=num_classes)
+        model = replace(experiment.model, num_classes=train.num_classes)
         experiment = replace(experiment, model=model)
-        identity = {"version": TRAINING_VERSION, "data": fingerprint}
+        identity = {"version": TRAINING_VERSION, "data": train.fingerprint}
         named = {**identity, "experiment": _chosen(experiment)}
         digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:10]
         identity["experiment"] = json.loads(json.dumps(asdict(experiment)))
@@ -120,11 +116,6 @@ class Run:
     def predicted(self) -> bool:
         """Whether the predictions tables of val and test are there."""
         return all(self.predictions_path(split).is_file() for split in ("val", "test"))
-
-    @property
-    def begun(self) -> bool:
-        """Whether some epochs are done, but not all."""
-        return not self.finished and self.checkpoint.is_file()
 
     @property
     def checkpoint(self) -> Path:

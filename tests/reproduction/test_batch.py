@@ -9,7 +9,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from cstn_lib.models import HEADS
 from cstn_lib.reproduction import batch
+from cstn_lib.reproduction.batch import needed_experiments
+from cstn_lib.reproduction.results import NOTEBOOKS
 
 
 def test_folders_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -62,3 +65,26 @@ def test_a_notebook_is_executed_again_when_what_it_reads_is_newer(
     assert again(seeds=2) == both, "other parameters"
     os.utime(tmp_path / f"runs/notebooks/smoke/{lesson}.ipynb", (0, 0))
     assert again() == both[:1], "its source is newer"
+
+
+# Which trainings
+
+
+def test_each_training_is_needed_once():
+    needed = needed_experiments(NOTEBOOKS, "cpu")
+    assert len(set(needed)) == len(needed)
+    assert {e.name for e in needed} >= {*HEADS, "cstn-level-4", "cstn-lambda-0"}
+    assert {e.data.name for e in needed} == {"birds-cub", "birds-ilsvrc"}
+    assert {e.seed for e in needed} == {0, 1, 2}
+    again = needed_experiments([*NOTEBOOKS, *NOTEBOOKS], "cpu")
+    assert again == needed
+
+
+def test_another_data_set_and_number_of_seeds():
+    needed = needed_experiments(NOTEBOOKS, "quick", dataset="cub", seeds=2)
+    assert {e.data.name for e in needed} == {"cub"}
+    assert {e.seed for e in needed} == {0, 1}
+    chosen = ["14_qualitative_figures"]
+    both = needed_experiments(chosen, "quick", dataset="cub,ilsvrc")
+    pairs = [(e.name, e.data.name) for e in both]
+    assert pairs == [("cstn", "cub"), ("cstn-lambda-0", "cub"), ("cstn", "ilsvrc")]

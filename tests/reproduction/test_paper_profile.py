@@ -7,9 +7,6 @@ and the image size: the small backbone gives at 80 pixels the same 20 x 20 and 1
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +19,6 @@ import torchvision
 from matplotlib.figure import Figure
 from miniatures import make_cub, make_ilsvrc
 
-from cstn_lib import cli
 from cstn_lib.config import PAPER_LEVELS
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import array
@@ -38,7 +34,6 @@ from cstn_lib.reproduction.experiments import (
     make_experiment,
 )
 from cstn_lib.reproduction.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
-from cstn_lib.reproduction.plan import make_plan
 from cstn_lib.reproduction.results import RESULTS, experiments_of
 from cstn_lib.reproduction.runs import Run, RunStore
 
@@ -232,41 +227,3 @@ def test_figures_6_and_8(on_cub, on_ilsvrc):
         found = 100 * histogram.localized[areas.WITH].sum() / sizes[name]
         assert found == pytest.approx(100 * evaluate(run.predictions())["top1_loc"])
         charts.draw_area_histogram(Figure().subplots(), histogram, name)
-
-
-def test_the_plan_knows_what_is_finished(on_cub, store, cub):
-    parameters = {"profile": "paper", "dataset": "cub", "device": "cpu"}
-    parameters |= {"data_root": str(cub), "runs_dir": str(store.folder)}
-    plan = make_plan(PAPERS, parameters)
-    assert set(plan.trainings["experiment"]) == set(on_cub)
-    assert set(plan.trainings["state"]) == {"finished"}
-    assert f"{len(on_cub)} finished, 0 begun, 0 to do" in str(plan)
-
-
-# The command, word for word
-
-
-def test_dry_run(cub: Path, tmp_path: Path):
-    kept = [folder / "cub" for folder in (ROOT / "data", ROOT / "runs")]
-    before = [folder.exists() for folder in kept]
-    command = ("reproduce", "--profile", "paper", "--dataset", "cub")
-    done = subprocess.run(
-        [sys.executable, "-m", "cstn_lib", *command, "--data-root", cub, "--dry-run"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_HOME": str(tmp_path / "torch")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    table = lines[: lines.index("")]
-    assert len(lines) <= 40 and max(map(len, table)) <= cli.TERMINAL, "one screen"
-    rows = {line.split()[0]: line.split() for line in table}
-    others = set(LAMBDA_STUDY) - {"cstn-lambda-1e-4"}  # that is cstn itself
-    for name in ("cstn", "plain", "cam", "spg", *others, "cstn-level-4", "cstn-level-5"):
-        assert rows[name][1:3] == ["cub", "0"]
-        assert rows[name][5:8] == ["15", "20", "20"], "images, epochs, steps"
-    assert "torchvision will download them" in done.stdout
-    assert [folder.exists() for folder in kept] == before
-    assert not (tmp_path / "torch").exists(), "nothing was fetched"

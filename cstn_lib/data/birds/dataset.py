@@ -124,7 +124,8 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
         InputError: unknown split, or a damaged folder.
     """
     names = class_names(split)
-    folder = birds_folder(config, split, data_dir)
+    fingerprint = _fingerprint(config, split)
+    folder = data_dir / f"birds-{config.boxes}" / f"{split}-{fingerprint}"
     if folder.is_dir():
         return open_image_set(folder)
     count = getattr(config, split)
@@ -136,20 +137,14 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
         boxes=np.concatenate(boxes),
         box_offsets=np.cumsum([0, *map(len, boxes)]),
         class_names=names,
-        fingerprint=birds_fingerprint(config, split),
+        fingerprint=fingerprint,
     )
     with Progress(range(count), desc=f"drawing {folder.parent.name} {split}", unit="image") as bar:
         images = (draw_bird_image(config, split, index)[0] for index in bar)
         return write_image_set(folder, lists, (config.image_size, config.image_size), images)
 
 
-def birds_folder(config: BirdsConfig, split: str, data_dir: Path) -> Path:
-    """Where `open_birds` keeps a split."""
-    return Path(data_dir) / f"birds-{config.boxes}" / f"{split}-{birds_fingerprint(config, split)}"
-
-
-def birds_fingerprint(config: BirdsConfig, split: str) -> str:
-    """Identifies the content of a split, drawn or not."""
+def _fingerprint(config: BirdsConfig, split: str) -> str:
     content = {
         "boxes": config.boxes,
         "split": split,

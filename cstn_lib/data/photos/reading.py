@@ -210,47 +210,29 @@ def open_photos(
         InputError: the root, a line of annotation or a photo is not as expected; nothing is
             written then.
     """
-    with found_split(reader, root, split, image_size, data_dir, limit) as (folder, found):
-        if isinstance(found, ImageSet):
-            return found
-        return _write(reader.name, split, found, image_size, folder)
-
-
-@contextmanager
-def found_split(
-    reader: type[Reader], root: Path, split: str, image_size: int, data_dir: Path, limit: int | None
-) -> Iterator[tuple[Path, ImageSet | PhotoList]]:
-    """The folder of a split and what is in it, or the photos that belong there.
-
-    Arguments and errors as for `open_photos`; nothing is decoded or written.
-    """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     for name, value in (("image_size", image_size), ("limit", limit)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more")
-    with reader.open(Path(root)) as opened:
+    with reader.open(root) as opened:
         identity = [_RECIPE, image_size, limit, opened.identity(split)]
-        folder = Path(data_dir) / reader.name / f"{split}-{_digest(identity)}"
+        folder = data_dir / reader.name / f"{split}-{_digest(identity)}"
         if folder.is_dir():
-            yield folder, open_image_set(folder)
-            return
+            return open_image_set(folder)
         photos = opened.photos(split)
         if not len(photos):
             raise InputError(f"{root}: no photo of split {split!r}, expected some")
         opened.source.faults.warn()
         names = [opened.lasting_name(file) for file in photos.files]
-        yield folder, photos.take(balanced_order(names, photos.labels)[:limit])
-
-
-def stored_bytes(photos: PhotoList, side: int) -> int:
-    """Of pixels that `open_photos` keeps of these photos; 0: they are decoded on the fly."""
-    pixels = len(photos) * side * side * 3
-    return pixels if pixels <= STORED_AT_MOST or not isinstance(photos.source, FolderSource) else 0
+        photos = photos.take(balanced_order(names, photos.labels)[:limit])
+        return _write(reader.name, split, photos, image_size, folder)
 
 
 def _write(name: str, split: str, photos: PhotoList, side: int, folder: Path) -> ImageSet:
-    source, stored = photos.source, stored_bytes(photos, side) > 0
+    source = photos.source
+    large = len(photos) * side * side * 3 > STORED_AT_MOST
+    stored = not (large and isinstance(source, FolderSource))
     content = list(photos.files)
     if stored:
         content = list(in_parallel(source.checksum, content, f"reading {name} {split}"))
