@@ -128,7 +128,7 @@ def _decode(split: str, photos: PhotoList) -> list[object]:
 
     def one(file: str) -> tuple[object, str]:
         try:
-            decode_photo(photos.source, file, 1, photos.only_size)
+            decode_photo(photos.source, file, 1)
             return blake2b(photos.source.read(file), digest_size=16).digest(), ""
         except InputError as error:
             return file, str(error)

@@ -22,10 +22,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
 from cstn_lib.data.photos.faults import Faults, quoted
-from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.photo_list import PhotoList
 from cstn_lib.data.photos.reading import Photo, Published, Reader
 from cstn_lib.data.photos.sources import is_safe
@@ -105,10 +102,7 @@ class CUB(Reader):
                 part = "test" if split == "test" else "training"
                 line.fault("class without image", f"no {part} image of class {line.values[1]}")
         if split != "test":
-            files = [photo.file for photo in found]
-            labels = np.array([photo.label for photo in found], dtype=np.int64)
-            rows = train_or_val(split, files, labels, lambda row: source.where(files[row]))
-            found = [found[row] for row in rows]
+            found = self.held_back(split, found)
         names = [line.values[1] for line in classes.values()]
         return self.photo_list(split, found, [name.partition(".")[2] or name for name in names])
 

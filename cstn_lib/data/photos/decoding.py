@@ -50,29 +50,18 @@ Result = TypeVar("Result")
 # One photo
 
 
-def decode_photo(
-    source: Source, file: str, side: int, only_size: tuple[int, int] | None = None
-) -> np.ndarray:
+def decode_photo(source: Source, file: str, side: int) -> np.ndarray:
     """One photo as (side, side, 3) uint8 RGB.
 
-    Args:
-        only_size: width and height in pixels that the file must have.
-
     Raises:
-        InputError: the file is missing, damaged, of another kind or of another size.
+        InputError: the file is missing, damaged or of another kind.
     """
     data = io.BytesIO(source.read(file))
     with _opened(source, file, data) as image:
-        size = image.size
-        if only_size in (None, size):
-            image.load()  # which, of a TIFF, turns it and takes the tag away
-            orientation, photo = _orientation(image), _as_rgb(image)
-            photo = photo.transpose(_TURNS[orientation - 2]) if orientation > 1 else photo
-            return np.asarray(F.resize(photo, [side, side], InterpolationMode.BILINEAR))
-    raise InputError(
-        f"{source.where(file)}: {size[0]} x {size[1]} pixels, "
-        f"expected {only_size[0]} x {only_size[1]}"
-    )
+        image.load()  # which, of a TIFF, turns it and takes the tag away
+        orientation, photo = _orientation(image), _as_rgb(image)
+        photo = photo.transpose(_TURNS[orientation - 2]) if orientation > 1 else photo
+        return np.asarray(F.resize(photo, [side, side], InterpolationMode.BILINEAR))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -26,7 +26,6 @@ class PhotoList:
         boxes: (M, 4) ``xyxy`` in [0, 1] of the upright image, in the order of the files.
         box_offsets: (N + 1,) as in `cstn_lib.data.images.ImageSet`.
         class_names: one per class.
-        only_size: width and height in pixels that every photo must have.
     """
 
     source: Source
@@ -35,7 +34,6 @@ class PhotoList:
     boxes: np.ndarray
     box_offsets: np.ndarray
     class_names: Sequence[str]
-    only_size: tuple[int, int] | None = None
 
     @classmethod
     def without_boxes(

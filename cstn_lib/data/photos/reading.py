@@ -31,7 +31,7 @@ from cstn_lib.data.images import (
 )
 from cstn_lib.data.photos.decoding import decode_photo, in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
-from cstn_lib.data.photos.order import balanced_order
+from cstn_lib.data.photos.order import balanced_order, train_or_val
 from cstn_lib.data.photos.photo_list import PhotoList, PixelBoxes, unit_photo_list
 from cstn_lib.data.photos.sources import FolderSource, Source, open_source
 from cstn_lib.data.photos.text_table import TextTable, text_lines
@@ -154,6 +154,13 @@ class Reader(ABC):
                 line.fault("unreadable line", f"{quoted(line.values[0])}, expected {expected}")
         return found
 
+    def held_back(self, split: str, photos: Sequence[Photo]) -> list[Photo]:
+        """Those that are ``"train"`` or ``"val"``: see `train_or_val`."""
+        files = [photo.file for photo in photos]
+        labels = np.array([photo.label for photo in photos], dtype=np.int64)
+        rows = train_or_val(split, files, labels, lambda row: self.source.where(files[row]))
+        return [photos[row] for row in rows]
+
     def photo_list(
         self,
         split: str,
@@ -251,7 +258,7 @@ def _write(name: str, split: str, photos: PhotoList, side: int, folder: Path) ->
         return write_photo_index(folder, lists, side, source.top, photos.files)
 
     def one(file: str) -> np.ndarray:
-        return decode_photo(source, file, side, photos.only_size)
+        return decode_photo(source, file, side)
 
     with closing(in_parallel(one, photos.files, f"decoding {name} {split}")) as decoded:
         return write_image_set(folder, lists, (side, side), decoded)

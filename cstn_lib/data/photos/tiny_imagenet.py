@@ -19,15 +19,11 @@ part that Choe et al., "Evaluating Weakly Supervised Object Localization Methods
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Mapping
 
 from cstn_lib.data.photos.faults import quoted
-from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Published, Reader, is_wnid
+from cstn_lib.data.photos.reading import Photo, Published, Reader, is_wnid
 from cstn_lib.data.photos.sources import is_photo
 from cstn_lib.data.photos.text_table import Line, text_lines
 from cstn_lib.support.errors import InputError
@@ -63,20 +59,20 @@ class TinyImageNet(Reader):
         there = {
             f"{folder}/{name}" for folder in self._folders(split) for name in source.photos(folder)
         }
-        files, labels, boxes = [], [], []
+        found: list[Photo] = []
         annotated, present = set(), set()
         for file, wnid, line in self._lines(split, wnids):
             annotated.add(file)
             present.add(wnid)
-            box = _edges(line)
+            box = line.box(line.values[-4:])
             if wnid not in wnids:
                 line.fault("unknown label", f"class {quoted(wnid)}, expected one of wnids.txt")
             elif file not in there:
                 line.fault("missing image", source.why_missing(file))
             elif box:
-                files.append(file)
-                labels.append(wnids[wnid])
-                boxes.append(box)
+                x0, y0, x1, y1 = box
+                edges = [((x0, y0, x1 + 1, y1 + 1), line.where)]
+                found.append(Photo(file, wnids[wnid], edges, (_SIDE, _SIDE)))
         for wnid in wnids:
             if wnid not in present:
                 message = f"no image of class {wnid} of wnids.txt"
@@ -84,20 +80,10 @@ class TinyImageNet(Reader):
                 source.fault("class without image", message, file)
         for file in sorted(there - annotated):
             source.fault("no box", "no box, expected a line in the annotations", file)
+        if split != "test":
+            found = self.held_back(split, found)
         names = self.class_names(_WORDS, "\t", "WNID, tab, names")
-        photos = PhotoList(
-            source,
-            files,
-            np.array(labels, dtype=np.int64),
-            np.array(boxes, dtype=np.float32).reshape(-1, 4) / _SIDE,
-            np.arange(len(files) + 1),
-            [names.get(wnid) or wnid for wnid in wnids],
-            only_size=(_SIDE, _SIDE),
-        )
-        if split == "test":
-            return photos
-        rows = train_or_val(split, files, photos.labels, lambda row: source.where(files[row]))
-        return photos.take(rows)
+        return self.photo_list(split, found, [names.get(wnid) or wnid for wnid in wnids])
 
     # Annotations
 
@@ -146,22 +132,3 @@ class TinyImageNet(Reader):
 
 def _box_file(wnid: str) -> str:
     return f"train/{wnid}/{wnid}_boxes.txt"
-
-
-def _edges(line: Line) -> Sequence[int] | None:
-    """Where a box begins and ends in pixels; a fault and None where it is not usable."""
-    values = line.values[-4:]
-    for value in values:
-        if not re.fullmatch(r"-?[0-9]{1,9}", value):
-            message = f"{quoted(value)}, expected a whole number of pixels"
-            line.fault("unreadable line", message)
-            return None
-    x0, y0, x1, y1 = map(int, values)
-    box = f"box {x0} {y0} {x1} {y1}"
-    if min(x0, y0, x1, y1) < 0 or max(x0, y0, x1, y1) >= _SIDE:
-        line.fault("box outside", f"{box} leaves the image, expected 0 to {_SIDE - 1}")
-    elif x0 > x1 or y0 > y1:
-        line.fault("box without area", f"{box} is empty, expected x0 <= x1 and y0 <= y1")
-    else:
-        return x0, y0, x1 + 1, y1 + 1
-    return None
