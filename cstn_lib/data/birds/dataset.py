@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import product, starmap
 from math import erf
 from pathlib import Path
@@ -254,76 +256,16 @@ class _Statistics:
         kinship: correlation of the sizes of the boxes of an image.
     """
 
-    counts: tuple[float, ...]
-    areas: tuple[tuple[float, ...], ...]
-    aspect: tuple[tuple[float, float, float], ...]
-    place: tuple[tuple[tuple[float, float, float, float], ...], ...]
-    kinship: float = 0.0
+    counts: Sequence[float]
+    areas: Sequence[Sequence[float]]
+    aspect: Sequence[Sequence[float]]
+    place: Sequence[Sequence[Sequence[float]]]
+    kinship: float
 
 
-_LEVELS = (0, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
-
-_ILSVRC_ONE = (
-    0.003, 0.009, 0.048, 0.100, 0.151, 0.199, 0.247, 0.294, 0.386, 0.476, 0.567, 0.663, 0.771,
-    0.902, 0.979, 0.993, 0.996,
-)  # fmt: skip
-_ILSVRC_TWO = (
-    0.001, 0.003, 0.013, 0.028, 0.043, 0.060, 0.080, 0.102, 0.149, 0.199, 0.259, 0.326, 0.415,
-    0.557, 0.694, 0.934, 0.995,
-)  # fmt: skip
-_ILSVRC_THREE = (
-    0.001, 0.002, 0.0065, 0.013, 0.022, 0.030, 0.042, 0.053, 0.079, 0.116, 0.154, 0.205, 0.283,
-    0.431, 0.579, 0.857, 0.995,
-)  # fmt: skip
-_ILSVRC_FOUR = (
-    0.001, 0.0013, 0.0047, 0.0086, 0.0126, 0.017, 0.0226, 0.029, 0.044, 0.065, 0.093, 0.129, 0.181,
-    0.279, 0.403, 0.764, 0.995,
-)  # fmt: skip
-_ILSVRC_MANY = (
-    0.0005, 0.0008, 0.0022, 0.004, 0.0059, 0.0083, 0.0109, 0.0139, 0.0215, 0.0307, 0.0434, 0.0611,
-    0.088, 0.143, 0.212, 0.513, 0.995,
-)  # fmt: skip
-
-_STATISTICS = {
-    "cub": _Statistics(
-        counts=(1.0,),
-        areas=(
-            (
-                0.060, 0.080, 0.111, 0.138, 0.161, 0.182, 0.204, 0.227, 0.271, 0.313, 0.361, 0.417,
-                0.486, 0.588, 0.681, 0.812, 0.987,
-            ),
-        ),
-        aspect=(
-            (0.1, -0.17, 0.40), (0.18, -0.20, 0.45), (0.29, -0.11, 0.43), (0.41, -0.06, 0.34),
-            (0.65, -0.02, 0.2),
-        ),
-        place=(
-            (
-                (0.11, 0.16, 0.52, 0.14), (0.29, 0.22, 0.56, 0.17), (0.5, 0.25, 0.59, 0.2),
-                (0.65, 0.29, 0.63, 0.23),
-            ),
-        ),
-    ),
-    "ilsvrc": _Statistics(
-        counts=(0.760, 0.1226, 0.0421, 0.0221, 0.0134, 0.0, 0.0, 0.0398),
-        areas=(_ILSVRC_ONE, _ILSVRC_TWO, _ILSVRC_THREE, _ILSVRC_FOUR, _ILSVRC_FOUR, _ILSVRC_MANY),
-        aspect=(
-            (0.01, -0.36, 1.15), (0.1, -0.33, 1.0), (0.27, -0.20, 0.70), (0.42, -0.10, 0.55),
-            (0.62, -0.04, 0.36), (0.8, 0.0, 0.2),
-        ),
-        place=(
-            (
-                (0.06, 0.21, 0.53, 0.24), (0.3, 0.25, 0.57, 0.27), (0.6, 0.3, 0.57, 0.31),
-                (0.85, 0.33, 0.5, 0.33),
-            ),
-            (
-                (0.02, 0.29, 0.5, 0.25), (0.1, 0.31, 0.52, 0.28), (0.3, 0.34, 0.55, 0.31),
-                (0.6, 0.36, 0.55, 0.34),
-            ),
-        ),
-        kinship=0.5,
-    ),
-}  # fmt: skip
+_TABLES = json.loads((files(__package__) / "box_statistics.json").read_text(encoding="utf-8"))
+_LEVELS = _TABLES.pop("levels")
+_STATISTICS = {kind: _Statistics(**tables) for kind, tables in _TABLES.items()}
 
 _LEAST_SIDE = 4 / 80  # fraction of the image: a bird on fewer than 4 of 80 pixels shows no parts
 _ASPECT_LIMIT = 1.6  # of |log aspect|: a bird squeezed further is none any more
@@ -363,7 +305,7 @@ def sample_boxes(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _sample_size(
-    statistics: _Statistics, table: tuple[float, ...], rank: float, rng: np.random.Generator
+    statistics: _Statistics, table: Sequence[float], rank: float, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Width and height of a box; `rank` in [0, 1] is its place in the distribution of areas."""
     area = max(float(np.interp(rank, _LEVELS, table)), _LEAST_SIDE**2)
@@ -379,7 +321,7 @@ def _sample_size(
 
 
 def _place(
-    rows: tuple[tuple[float, float, float, float], ...],
+    rows: Sequence[Sequence[float]],
     sizes: list[tuple[float, float]],
     rng: np.random.Generator,
 ) -> np.ndarray:

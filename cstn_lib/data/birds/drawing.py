@@ -3,7 +3,8 @@
 Everything is a filled polygon in the unit square, so a scene can be painted at any resolution and
 the tight box of a bird is known exactly: it is the hull of the bird's polygons. A bird is drawn in
 its own frame (facing right, y down, about four units long), put into a pose, and mapped onto its
-box. The parts that tell the class are spread over the whole bird: head, wing and tail.
+box. Its colours, outlines and patterns are tables in ``look.json``. The parts that tell the class
+are spread over the whole bird: head, wing and tail.
 
 The embedded data replace photographs in the paper's experiments (Section IV-A) where a reader has
 none at hand.
@@ -11,11 +12,13 @@ none at hand.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.resources import files
 from itertools import product
 from math import cos, pi, sin
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -55,44 +58,30 @@ class Background(NamedTuple):
     contrast: float
 
 
-BLACK = (26, 25, 32)
-WHITE = (244, 242, 236)
-RED = (206, 30, 42)
-ORANGE = (240, 128, 26)
-YELLOW = (248, 206, 40)
-GREEN = (38, 140, 66)
-TURQUOISE = (54, 196, 190)
-BLUE = (36, 88, 208)
-COBALT = (52, 62, 160)
-VIOLET = (124, 62, 172)
-MAGENTA = (222, 44, 160)
-LILAC = (190, 164, 236)
-PINK = (242, 150, 168)
-CREAM = (246, 232, 196)
-TAN = (208, 166, 106)
-CHESTNUT = (142, 62, 28)
-UMBER = (78, 52, 36)
-SLATE = (96, 108, 124)
-TEAL = (20, 116, 122)
+def _look() -> dict[str, Any]:
+    """The tables of ``look.json``, with colours and profiles in the places of their names."""
+    tables = json.loads((files(__package__) / "look.json").read_text(encoding="utf-8"))
+    named = {name: tuple(value) for name, value in tables.pop("colours").items()}
+    named |= tables.pop("profiles")
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: resolved(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [resolved(inner) for inner in value]
+        return named.get(value, value) if isinstance(value, str) else value
+
+    return named | resolved(tables)
+
+
+_LOOK = _look()
+BLACK, WHITE, CREAM = (_LOOK[name] for name in ("black", "white", "cream"))
 
 # Two lobes on the crown, front and rear: 6 x 4 pairs, one for each experiment class.
-MARKS: tuple[tuple[Colour, Colour], ...] = tuple(
-    product((RED, YELLOW, GREEN, BLUE, MAGENTA, WHITE), (BLACK, ORANGE, TURQUOISE, LILAC))
-)
+MARKS: tuple[tuple[Colour, Colour], ...] = tuple(product(*_LOOK["marks"]))
 
 # Back and belly of the body: a nuisance, drawn at random.
-BODIES: tuple[tuple[Colour, Colour], ...] = (
-    ((122, 92, 62), (220, 200, 166)),
-    ((104, 110, 116), (214, 214, 208)),
-    ((108, 114, 58), (216, 210, 140)),
-    ((164, 96, 56), (240, 206, 166)),
-    ((70, 112, 136), (196, 214, 216)),
-    ((150, 120, 134), (232, 208, 206)),
-    ((172, 150, 96), (242, 230, 190)),
-    ((62, 62, 70), (158, 154, 150)),
-    ((82, 126, 92), (212, 222, 176)),
-    ((180, 176, 168), (246, 244, 236)),
-)
+BODIES = tuple((tuple(back), tuple(belly)) for back, belly in _LOOK["bodies"])
 
 # Outlines
 
@@ -167,110 +156,15 @@ class _Blade:
 # The bird
 
 # Outlines of a bird that faces right, in its own frame
-_BODY = np.array([
-    (1.40, -0.74), (1.04, -1.12), (0.58, -0.96), (0.20, -0.62), (-0.42, -0.38), (-0.98, -0.10),
-    (-0.96, 0.16), (-0.48, 0.52), (0.16, 0.66), (0.78, 0.42), (1.14, -0.06), (1.42, -0.50),
-])  # fmt: skip
-_BELLY = np.array([
-    (1.16, -0.18), (0.86, 0.02), (0.2, 0.16), (-0.66, 0.2), (-0.44, 0.5), (0.16, 0.63), (0.75, 0.4),
-])  # fmt: skip
+_BODY, _BELLY, _HEAD, _BEAK, _LEG, _HIPS = map(np.array, _LOOK["outlines"].values())
 _BELLY_CENTRE = np.array((0.18, 0.32))
-_HEAD = np.array([
-    (1.41, -0.74), (1.04, -1.13), (0.57, -0.97), (0.36, -0.72), (0.62, -0.36), (1.12, -0.12),
-    (1.43, -0.50),
-])  # fmt: skip
-_BEAK = np.array([(1.34, -0.78), (1.92, -0.56), (1.36, -0.46)])
-_LEG = np.array([(-0.05, 0), (0.05, 0), (0.07, 0.46), (0.24, 0.52), (-0.14, 0.52), (0, 0.45)])
-_HIPS = np.array([(-0.12, 0.5), (0.22, 0.52)])
 
-# Half widths of wings and feathers, from the base to the tip
-_WING_PROFILE = (0.42, 0.86, 1.0, 0.98, 0.9, 0.76, 0.58, 0.36, 0.06)
-_POINTED = (0.5, 0.8, 1.0, 0.9, 0.7, 0.45, 0.08)
-_FAN = (0.28, 0.4, 0.56, 0.74, 0.9, 1.0, 0.93, 0.7)
-_SQUARE = (0.5, 0.62, 0.74, 0.84, 0.92, 0.98, 1.0, 0.9)
-
-# What the values of a part look like. A band is a colour, its shade, and the arguments of
-# `_Blade.band`; a patch is a colour, its shade, and the control points of its outline.
-
-_Band = tuple[Colour, float, tuple[float, ...]]
-_Patch = tuple[Colour, float, Sequence[tuple[float, float]]]
-
-# For each feather: turn, length, width, profile and bend of its blade, and the bands on it.
-_TAILS: dict[str, list[tuple[float, float, float, tuple[float, ...], float, list[_Band]]]] = {
-    "forked": [
-        (turn, 1.62, 0.4, _POINTED, turn * 1.5,
-         [(WHITE, shade, ()), (BLACK, 1, (0, 0.97, -0.55, 0.6))])
-        for turn, shade in ((-0.2, 0.94 * 0.75), (0.26, 0.94))
-    ],
-    "fan": [(0, 1.28, 1.4, _FAN, 0, [
-        (CHESTNUT, 0.7, ()),
-        *((CHESTNUT, 1.15, (0, 0.98, low, low + 0.6)) for low in (-0.96, -0.3, 0.36)),
-        (CREAM, 1, (0.66, 0.86, -0.97, 0.97)),
-    ])],
-    "wedge": [(0, 1.75, 0.62, _POINTED, 0, [
-        (TEAL, 0.6, ()), (TEAL, 1.25, (0, 0.97, -0.8, 0.05)), (TEAL, 1, (0, 0.97, 0.12, 0.8)),
-    ])],
-    "banded": [(0, 1.3, 0.86, _SQUARE, 0, [
-        (SLATE, 0.7, ()),
-        (SLATE, 1.5, (0, 0.98, -0.9, 0.9)),
-        *((BLACK, 1, (start, start + 0.13, -0.95, 0.95)) for start in (0.26, 0.52, 0.78)),
-    ])],
-}  # fmt: skip
-
-# The colour of the whole wing, and the bands on it.
-_WINGS: dict[str, tuple[Colour, list[_Band]]] = {
-    "barred": (BLACK, [
-        (WHITE, 1, (start, start + 0.13, -0.92, 0.9, 4)) for start in (0.2, 0.44, 0.68)
-    ]),
-    "patched": (UMBER, [
-        (ORANGE, 1, (0.03, 0.5, -0.88, 0.86)), (CREAM, 1, (0.47, 0.53, -0.9, 0.9, 3)),
-    ]),
-    "azure": (BLUE, [
-        (BLUE, 1.3, (0.03, 0.6, -0.85, -0.35)), (BLUE, 1.3, (0.03, 0.6, 0.3, 0.85)),
-    ]),
-    "spotted": ((28, 84, 50), []),
-    "streaked": (TAN, [
-        (CHESTNUT, 1, (0.06, 0.94, low, low + 0.3, 7)) for low in (-0.72, -0.12, 0.48)
-    ]),
-    "tipped": ((222, 222, 218), [(BLACK, 1, (0.56, 0.985, -0.95, 0.95))]),
-}  # fmt: skip
+# What the values of a part look like, as ``look.json`` has it. A band is a colour, its shade, and
+# the arguments of `_Blade.band`; a patch is a colour, its shade, and the control points of its
+# outline.
+_Band = _Patch = tuple[Colour, float, Sequence]
 _FLIGHT_FEATHERS = [(0.45, 0.93, low, low + 0.07, 5) for low in (-0.82, -0.3, 0.22)]
 _SPOTS = ((0.2, -0.4), (0.22, 0.45), (0.45, 0.0), (0.64, -0.5), (0.66, 0.5), (0.82, 0.0))
-
-# The colour of the head, the patches behind it (a crest), and those on it.
-_HEADS: dict[str, tuple[Colour, list[_Patch], list[_Patch]]] = {
-    "hooded": (BLACK, [], [
-        (SLATE, 1, [(1.16, -0.46), (0.86, -0.6), (0.7, -0.42), (0.95, -0.28)]),
-    ]),
-    "crested": (RED, [
-        (RED, 0.8, [(1.3, -0.86), (0.98, -1.22), (0.24, -1.66), (0.42, -1.2), (0.38, -0.8)]),
-    ], []),
-    "striped": (WHITE, [], [
-        (BLACK, 1, [(1.4, -0.86), (1.04, -1.13), (0.57, -0.98), (0.42, -0.84), (1.0, -0.95)]),
-        (BLACK, 1, [(1.42, -0.66), (0.95, -0.74), (0.4, -0.66), (0.5, -0.5), (0.95, -0.56)]),
-    ]),
-    "golden": (YELLOW, [], [
-        (ORANGE, 1, [(1.1, -0.78), (0.95, -0.9), (0.8, -0.78), (0.95, -0.66)]),
-    ]),
-    "collared": (GREEN, [], [
-        (WHITE, 1, [
-            (0.42, -0.84), (0.32, -0.66), (0.62, -0.3), (1.12, -0.06), (1.2, -0.24), (0.72, -0.46),
-        ]),
-    ]),
-    "browed": (COBALT, [], [
-        (YELLOW, 1, [(1.36, -0.86), (0.95, -0.98), (0.5, -0.84), (0.95, -0.82)]),
-    ]),
-    "bibbed": (CREAM, [], [
-        (BLACK, 1, [(1.42, -0.52), (1.05, -0.5), (0.84, -0.2), (1.12, -0.1)]),
-    ]),
-    "plumed": (VIOLET, [
-        (VIOLET, 0.75, [(1.1, -1.08), tip, (0.62, -0.85)])
-        for tip in ((-0.15, -1.5), (-0.35, -1.12))
-    ], []),
-    "rosy": (PINK, [], [
-        (SLATE, 1, [(1.3, -0.9), (1.04, -1.12), (0.6, -0.98), (0.85, -0.85)]),
-    ]),
-}  # fmt: skip
 
 
 class _Ink:
@@ -299,14 +193,14 @@ def _patches(patches: Sequence[_Patch], ink: _Ink) -> list[Shape]:
 
 def _tail(value: str, ink: _Ink, angle: float) -> list[Shape]:
     shapes = []
-    for turn, length, width, profile, bend, bands in _TAILS[value]:
+    for turn, length, width, profile, bend, bands in _LOOK["tails"][value]:
         blade = _Blade((-0.78, 0.02), pi + angle + turn, length, width, profile, bend)
         shapes += _bands(blade, bands, ink)
     return shapes
 
 
 def _wing(value: str, ink: _Ink, blade: _Blade) -> list[Shape]:
-    colour, bands = _WINGS[value]
+    colour, bands = _LOOK["wings"][value]
     ground = [(colour, 0.55, ()), (colour, 1, (0.02, 0.97, -0.9, 0.88))]
     ground += [(colour, 0.72, feather) for feather in _FLIGHT_FEATHERS]
     shapes = _bands(blade, [*ground, *bands], ink)
@@ -317,7 +211,7 @@ def _wing(value: str, ink: _Ink, blade: _Blade) -> list[Shape]:
 
 
 def _head(value: str, ink: _Ink) -> list[Shape]:
-    colour, behind, upon = _HEADS[value]
+    colour, behind, upon = _LOOK["heads"][value]
     head = [(colour, 0.78, _HEAD), (colour, 1, _HEAD * 0.9 + (0.09, -0.068))]
     return _patches([*behind, *head, *upon], ink)
 
@@ -363,7 +257,7 @@ def bird_shapes(
         pi - 0.16 + lift,
         length,
         rng.uniform(0.72, 0.86),
-        _WING_PROFILE,
+        _LOOK["broad"],
         bend=0.5 if raised else -0.45,
     )
     shapes = _tail(parts.tail, ink, float(rng.uniform(-0.3, 0.3)))
@@ -424,18 +318,7 @@ def _tilt(points: np.ndarray, rng: np.random.Generator, aspect: float) -> float:
 
 # The background
 
-# Per habitat: colours from one end of the noise to the other, and how much wider than high it is.
-_HABITATS: tuple[tuple[tuple[Colour, ...], int], ...] = (
-    (((22, 46, 24), (54, 92, 40), (104, 142, 62), (178, 196, 110)), 1),  # foliage
-    (((40, 60, 38), (92, 104, 58), (150, 146, 88), (206, 206, 150)), 1),  # meadow
-    (((112, 158, 206), (160, 194, 224), (206, 222, 234), (240, 242, 244)), 2),  # sky
-    (((36, 70, 92), (70, 112, 134), (118, 156, 168), (190, 212, 214)), 4),  # water
-    (((66, 48, 34), (114, 86, 58), (160, 130, 92), (212, 188, 148)), 2),  # earth
-    (((60, 58, 60), (112, 108, 104), (160, 156, 148), (214, 210, 202)), 1),  # rock
-    (((70, 50, 84), (150, 90, 100), (222, 150, 108), (246, 210, 160)), 3),  # dusk
-    (((92, 52, 30), (158, 86, 40), (196, 138, 62), (226, 190, 112)), 1),  # autumn
-)
-_BERRIES = (RED, ORANGE, YELLOW, BLUE, BLACK, WHITE, CHESTNUT, VIOLET, PINK, TEAL, CREAM, COBALT)
+_HABITATS, _BERRIES = _LOOK["habitats"], _LOOK["berries"]
 
 
 def random_background(rng: np.random.Generator) -> Background:
@@ -496,7 +379,7 @@ def _leaf(rng: np.random.Generator, stops: tuple[Colour, ...]) -> list[Shape]:
         colour = _vary(stops[rng.integers(len(stops))], rng, 35)
     angle = rng.uniform(0, 2 * pi)
     base, length, width = rng.uniform(0, 1, 2), rng.uniform(0.08, 0.24), rng.uniform(0.03, 0.09)
-    blade = _Blade(base, angle, length, width, _POINTED)
+    blade = _Blade(base, angle, length, width, _LOOK["pointed"])
     return [
         Shape(blade.band(count=7), _mix(colour, BLACK, 0.25)),
         Shape(blade.band(0, 0.97, -0.8, -0.06, 7), colour),
@@ -524,7 +407,7 @@ def _grass(rng: np.random.Generator, _: tuple[Colour, ...]) -> list[Shape]:
     length, width = rng.uniform(0.08, 0.3), rng.uniform(0.01, 0.025)
     shapes = []
     for i in range(rng.integers(3, 6)):
-        blade = _Blade(root + step * i, angle + rng.normal(0, 0.1), length, width, _POINTED)
+        blade = _Blade(root + step * i, angle + rng.normal(0, 0.1), length, width, _LOOK["pointed"])
         shapes.append(Shape(blade.band(count=4), _mix(colour, BLACK, 0.12 * (i % 3))))
     return shapes
 
