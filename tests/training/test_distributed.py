@@ -38,6 +38,24 @@ run.predictions("test")
 """
 
 
+def run_both_ways(place: Path, code: str) -> list[str]:
+    """What code prints in one process and in two; runs are kept in folders ``one`` and ``two``."""
+    script = place / "work.py"
+    script.write_text(code)
+    said = []
+    for way, launcher in (("one", []), ("two", TWO)):
+        done = subprocess.run(
+            [sys.executable, *launcher, str(script), str(place / way)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Warning" not in done.stderr
+        said.append(done.stdout)
+    return said
+
+
 @given(
     images=st.integers(1, 60),
     batch_size=st.integers(5, 20),
@@ -101,19 +119,8 @@ def test_shared_batch_norm_of_one_process_is_batch_norm(tmp_path, mean):
 
 
 def test_two_processes_train_what_one_trains(tmp_path: Path):
-    script = tmp_path / "work.py"
-    script.write_text(WORK)
-    folders = []
-    for way, launcher in (("one", []), ("two", TWO)):
-        done = subprocess.run(
-            [sys.executable, *launcher, str(script), str(tmp_path / way)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        (folder,) = (tmp_path / way / "birds-cub").iterdir()
-        folders.append(folder)
+    run_both_ways(tmp_path, WORK)
+    folders = [next((tmp_path / way / "birds-cub").iterdir()) for way in ("one", "two")]
     assert folders[0].name == folders[1].name
     one, two = (pd.read_csv(folder / "history.csv") for folder in folders)
     assert one["loss_theta"].iloc[-1] > 0.01, "thetas moved"
@@ -151,21 +158,10 @@ BY_CHANCE = ("has", "adl")  # each process hides its own patches
 
 def test_every_method_trains_in_two_processes(tmp_path: Path):
     """In and after the warm-up, with every level and with one."""
-    script = tmp_path / "work.py"
-    script.write_text(EVERY_METHOD)
-    losses = []
-    for way, launcher in (("one", []), ("two", TWO)):
-        done = subprocess.run(
-            [sys.executable, *launcher, str(script), str(tmp_path / way)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        rows = [line.split() for line in done.stdout.splitlines()]
-        losses.append({name: np.array(values, float) for name, *values in rows})
-        assert "Warning" not in done.stderr
-    one, two = losses
+    one, two = (
+        {name: np.array(values, float) for name, *values in map(str.split, said.splitlines())}
+        for said in run_both_ways(tmp_path, EVERY_METHOD)
+    )
     assert list(one) == list(two)
     for name, values in one.items():
         assert np.allclose(two[name], values, rtol=0.05 if name in BY_CHANCE else 1e-3), name
