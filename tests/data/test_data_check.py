@@ -10,11 +10,8 @@ from miniatures import make_cub, make_folder, make_ilsvrc
 from typer.testing import CliRunner, Result
 
 from cstn_lib.cli import app
-from cstn_lib.data import READERS
 from cstn_lib.data.photos.check import check
-from cstn_lib.data.photos.cub import CUB
 from cstn_lib.data.photos.folder import Folder
-from cstn_lib.data.photos.reading import Published
 from cstn_lib.support.errors import InputError
 
 
@@ -43,7 +40,6 @@ def test_whole_data_sets(name, make, counts, deep, tmp_path: Path):
     for split, expected in counts.items():
         assert row(result, split) == expected.split()
     assert "0 faults" in result.stdout
-    assert ("part of the data set" in result.stdout) == (name != "folder")
 
 
 def test_tiny_imagenet(tiny_imagenet_zip: Path):
@@ -95,20 +91,6 @@ def test_photos_that_two_splits_share(tmp_path: Path):
     assert report.findings.first["photo in two splits"] == (
         f"{root}/test/ant/test-ant-0.jpg: in test, and as {root}/train/ant/train-ant-0.jpg in train"
     )
-
-
-def test_the_published_numbers(tmp_path: Path, monkeypatch):
-    root = make_cub(tmp_path)
-    monkeypatch.setattr(CUB, "published", Published(3, {"train+val": 36, "test": 12}))
-    assert cstn("check", "cub", "--root", root).exit_code == 0
-    monkeypatch.setattr(CUB, "published", Published(3, {"train+val": 36, "test": 5794}))
-    result = cstn("check", "cub", "--root", root)
-    assert result.exit_code == 1
-    assert f"{root}: 12 images of test, expected 5,794" in result.stdout
-    published = {name: reader.published for name, reader in READERS.items()}
-    assert published.pop("folder") is None
-    assert published["ilsvrc"].images == {"train": 1_261_167, "test": 50_000}
-    assert published["tiny-imagenet"].images == {"train+val": 100_000, "test": 10_000}
 
 
 def test_a_part_that_is_missing_is_a_fault(tmp_path: Path):

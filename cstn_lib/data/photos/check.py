@@ -7,7 +7,7 @@ is decoded, which also finds truncated ones, and compared with those of the othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -73,54 +73,17 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
         for file in sorted(opened.source.passed_over):
             where = opened.source.where(file)
             findings.oddity("hidden or made by a machine, passed over", where)
-        _compare_with_published(opened, lists, findings)
-        names = {split: photos.files for split, photos in lists.items()}
-        _find_shared(lists, names, findings.fault)
-        if deep:
-            contents = {split: _decode(split, lists[split]) for split in lists}
-            # those of a published data set are nobody's mistake here
-            _find_shared(lists, contents, findings.oddity if opened.published else findings.fault)
+        # photos in two splits of a published data set are nobody's mistake here
+        report = findings.oddity if opened.published else findings.fault
+        first: dict[object, tuple[str, str]] = {}
+        for split, photos in lists.items() if deep else ():
+            for file, content in zip(photos.files, _decode(split, photos), strict=True):
+                other, twin = first.setdefault(content, (split, file))
+                if other != split:
+                    message = f"in {split}, and as {opened.source.where(twin)} in {other}"
+                    report("photo in two splits", f"{opened.source.where(file)}: {message}")
     rows = [(s, len(p), len(np.unique(p.labels)), len(p.boxes)) for s, p in lists.items()]
     return Report(rows, findings)
-
-
-def _compare_with_published(
-    reader: Reader, lists: dict[str, PhotoList], findings: Findings
-) -> None:
-    """Too few images, or too many, unless it is a data set of fewer classes."""
-    published = reader.published
-    if published is None or not lists:
-        return
-    classes = max(len(np.unique(photos.labels)) for photos in lists.values())
-    for splits, expected in published.images.items():
-        parts = splits.split("+")
-        found = sum(len(lists[split]) for split in parts if split in lists)
-        if found == expected or not set(parts) <= lists.keys():
-            continue
-        message = f"{reader.source.top}: {found:,} images of {splits}, expected {expected:,}"
-        if classes < published.classes:
-            some = f"{classes} classes of {published.classes} are here"
-            findings.oddity("part of the data set", f"{message}; {some}")
-        else:
-            findings.fault("another number of images", message)
-
-
-def _find_shared(
-    lists: dict[str, PhotoList],
-    contents: Mapping[str, Sequence[object]],
-    report: Callable[[str, str], None],
-) -> None:
-    """Photos that two splits share, by what tells their content."""
-    first: dict[object, tuple[str, str]] = {}
-    for split, found in contents.items():
-        for file, content in zip(lists[split].files, found, strict=True):
-            other, twin = first.setdefault(content, (split, file))
-            if other != split:
-                where = lists[split].source.where
-                report(
-                    "photo in two splits",
-                    f"{where(file)}: in {split}, and as {where(twin)} in {other}",
-                )
 
 
 def _decode(split: str, photos: PhotoList) -> list[object]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from cstn_lib.data.photos.faults import Faults, quoted
 from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Published, Reader
+from cstn_lib.data.photos.reading import Photo, Reader
 from cstn_lib.data.photos.sources import is_safe
 from cstn_lib.data.photos.text_table import Line
 from cstn_lib.support.errors import InputError
@@ -46,7 +46,6 @@ class CUB(Reader):
     what = "CUB-200-2011"
     marker = "images.txt"
     inner = "CUB_200_2011"
-    published = Published(200, {"train+val": 5994, "test": 5794})
 
     @classmethod
     def open(cls, root: Path, faults: Faults | None = None) -> AbstractContextManager[Reader]:

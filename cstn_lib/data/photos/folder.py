@@ -30,6 +30,7 @@ class Folder(Reader):
     name = "folder"
     what = "a folder of photos"
     marker = "train/"
+    published = False
 
     def identity(self, split: str) -> object:
         classes = [f"{split}/{name}" for name in self.source.folders(split)]

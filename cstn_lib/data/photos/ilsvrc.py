@@ -36,7 +36,7 @@ from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
 from cstn_lib.data.photos.order import train_or_val
 from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Published, Reader, is_wnid
+from cstn_lib.data.photos.reading import Photo, Reader, is_wnid
 from cstn_lib.data.photos.sources import FolderSource
 from cstn_lib.data.photos.text_table import box_numbers
 from cstn_lib.support.errors import InputError
@@ -63,8 +63,6 @@ class ILSVRC(Reader):
 
     name = "ilsvrc"
     what = "ILSVRC"
-    # 1,281,167 training images, less those held back
-    published = Published(1000, {"train": 1_281_167 - 1000 * HELD_BACK, "test": 50_000})
     source: FolderSource
 
     @classmethod

@@ -44,18 +44,6 @@ STORED_AT_MOST = 20_000_000_000
 _RECIPE = 3  # goes up when the same source would be turned into other arrays
 
 
-class Published(NamedTuple):
-    """How large a data set is when it is complete.
-
-    Attributes:
-        classes: how many.
-        images: by split, or by splits that share a folder, such as ``"train+val"``.
-    """
-
-    classes: int
-    images: Mapping[str, int]
-
-
 class Photo(NamedTuple):
     """A photo as the annotations describe it.
 
@@ -83,7 +71,7 @@ class Reader(ABC):
         what: the data set, for messages.
         marker, inner: what its folder has in it, and the folder's own name (see `open_source`); by
             default the name of the root.
-        published: None for data of the user's own.
+        published: False for data of the user's own, who can mend what is wrong with them.
         source: where the files are.
     """
 
@@ -91,7 +79,7 @@ class Reader(ABC):
     what: ClassVar[str]
     marker: ClassVar[str]
     inner: ClassVar[str] = ""
-    published: ClassVar[Published | None] = None
+    published: ClassVar[bool] = True
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 
 from cstn_lib.data.photos.faults import quoted
 from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Published, Reader, is_wnid
+from cstn_lib.data.photos.reading import Photo, Reader, is_wnid
 from cstn_lib.data.photos.sources import is_photo
 from cstn_lib.data.photos.text_table import Line, text_lines
 from cstn_lib.support.errors import InputError
@@ -40,7 +40,6 @@ class TinyImageNet(Reader):
     what = "Tiny ImageNet"
     marker = _WNIDS
     inner = "tiny-imagenet-200"
-    published = Published(200, {"train+val": 100_000, "test": 10_000})
 
     def identity(self, split: str) -> object:
         folders = self._folders(split)
