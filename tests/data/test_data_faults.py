@@ -143,8 +143,8 @@ FAULTS: dict[str, Fault] = {
         "test",
         "classes.txt",
         holds(""),
-        "class '1', expected one of",
-        "image_class_labels.txt, line 1",
+        "class '001.Black_footed_Albatross', expected one of",
+        "images.txt, line 1",
     ),
     # lines
     "column missing": Fault(
@@ -156,7 +156,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "blank line": Fault("cub", "test", "images.txt", line(2, ""), "line 2: expected 2 space-"),
     "tabs for spaces": Fault(
-        "cub", "test", "image_class_labels.txt", line(3, "3\t1"), "line 3: expected 2 space-"
+        "cub", "test", "train_test_split.txt", line(3, "3\t1"), "line 3: expected 2 space-"
     ),
     "columns swapped": Fault(
         "cub",
@@ -166,7 +166,7 @@ FAULTS: dict[str, Fault] = {
         "line 1: '001.Black/a.jpg', expected the image number",
     ),
     "label columns swapped": Fault(
-        "cub", "test", "image_class_labels.txt", line(20, "2 20"), "line 20: image number '2' again"
+        "cub", "test", "train_test_split.txt", line(20, "2 20"), "line 20: image number '2' again"
     ),
     "line twice": Fault(
         "cub", "test", "train_test_split.txt", repeated(5), "line 49: image number '5' again"
@@ -189,7 +189,7 @@ FAULTS: dict[str, Fault] = {
         "test",
         "images.txt",
         line(1, "1 ../../secret.jpg"),
-        "line 1: '../../secret.jpg', expected a path below images",
+        "no such image, expected ROOT/images/../../secret.jpg",
     ),
     # boxes
     "box of zero width": Fault(
@@ -217,26 +217,13 @@ FAULTS: dict[str, Fault] = {
         "cub", "test", "bounding_boxes.txt", line(13, None), "no line of image 13"
     ),
     # labels and splits
-    "label out of range": Fault(
+    "class that is not listed": Fault(
         "cub",
         "test",
-        "image_class_labels.txt",
-        line(13, "13 4"),
-        "line 13: class '4', expected one of classes.txt",
-    ),
-    "label of another folder": Fault(
-        "cub",
-        "test",
-        "image_class_labels.txt",
-        line(13, "13 2"),
-        "line 13: class 2 is 002.Laysan_Albatross, but the image is",
-    ),
-    "label of no image": Fault(
-        "cub",
-        "test",
-        "image_class_labels.txt",
-        lambda path: path.write_text(path.read_text() + "99 1\n"),
-        "line 49: image 99, expected one of images.txt",
+        "classes.txt",
+        line(1, "1 001.Other"),
+        "class '001.Black_footed_Albatross', expected one of classes.txt",
+        "images.txt, line 1",
     ),
     "unknown image": Fault(
         "cub",
@@ -244,7 +231,7 @@ FAULTS: dict[str, Fault] = {
         "images.txt",
         line(48, None),
         "image 48, expected one of images.txt",
-        "image_class_labels.txt, line 48",
+        "train_test_split.txt, line 48",
     ),
     "part neither 0 nor 1": Fault(
         "cub", "test", "train_test_split.txt", line(13, "13 2"), "line 13: '2', expected 1 for"
