@@ -134,13 +134,16 @@ def written_votes(images: Sequence[str]) -> pd.DataFrame:
     """Predictions of a network that votes: a string an image.
 
     The first letter tells the class (``+`` right, ``-`` wrong), the others the boxes under the true
-    class, best first: ``r`` on the object, anything else far away.
+    class, best first: ``r`` on the object, anything else far away. Equal letters are the same
+    location.
     """
     rows = []
     for letters in images:
         boxes = [OBJECT if letter == "r" else ELSEWHERE for letter in letters[1:]]
         row = {"label": 1, "predicted": int(letters[0] == "+"), "gt_boxes": np.array(OBJECT)}
         row |= {"true_box": np.ravel(boxes), "any_iou": float("r" in letters)}
+        row |= {"true_level": np.full(len(boxes), 5)}
+        row |= {"true_location": np.ravel([[ord(letter) % 10, 0] for letter in letters[1:]])}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -18,6 +18,7 @@ import pytest
 from miniatures import make_folder
 
 from cstn_lib import cli
+from cstn_lib.evaluation.indicators import indicators
 from cstn_lib.evaluation.metrics import choose_threshold, evaluate
 from cstn_lib.evaluation.predictions import load_table
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD
@@ -127,10 +128,12 @@ def test_predict(cstn: Command, runs: Path, split):
     assert Path(path).parent == run_folder(runs)
     table = load_table(Path(path))
     assert len(table) == {"val": 24, "test": 48}[split]
-    for line, transform in zip(lines, (False, True), strict=True):
+    for line, transform in zip(lines[:2], (False, True), strict=True):
         assert line.split()[:2] == ["transformed" if transform else "default", "box"]
         for name, value in evaluate(table, transform=transform).items():
             assert f"{name} {100 * value:.2f}" in line
+    told = {name.strip(): value for name, value in (line.rsplit(maxsplit=1) for line in lines[2:])}
+    assert told == {name: f"{value:.2f}" for name, value in indicators(table).items()}
 
 
 def test_predict_other_classes(cstn: Command, runs: Path):
@@ -185,7 +188,7 @@ def test_report_says_what_is_missing(cstn: Command, runs: Path, tmp_path: Path):
     assert len(missing) == 4
     for line, name in zip(missing, ("table-3", "table-4", "table-5", "figure-6"), strict=True):
         assert name in line
-    assert "6 of 7 runs (cstn-lambda-0, " in missing[0]
+    assert "5 of 6 runs (cstn-lambda-0, " in missing[0]
     assert "7 of 9 runs (cam, has, acol, spg, adl, stn, deform)" in missing[1]
 
 

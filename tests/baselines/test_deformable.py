@@ -80,6 +80,20 @@ def test_the_operator_of_torchvision_gives_the_same():
         assert torch.allclose(a, b, atol=1e-4)
 
 
+def test_offsets_are_read_through_another_convolution():
+    """Of the map's size, so that the offsets' own convolution sees whole windows of it."""
+    torch.manual_seed(0)
+    layer = DeformableConv2d(4, 5, 3, stride=2, dilation=2, hidden_channels=6)
+    nn.init.normal_(layer.offsets.weight, std=0.2)
+    x = torch.randn(2, 4, 9, 8)
+    _, offsets = layer(x)
+    read = nn.functional.conv2d(x, layer.read.weight, layer.read.bias, padding=2, dilation=2)
+    assert read.shape == (2, 6, 9, 8)
+    expected = nn.functional.conv2d(read.relu(), layer.offsets.weight, stride=2, dilation=2)
+    assert offsets.shape == (2, 2 * 3**2, 3, 2)
+    assert torch.allclose(offsets, expected, atol=1e-5)
+
+
 def test_starts_as_an_ordinary_convolution():
     torch.manual_seed(0)
     layer = DeformableConv2d(3, 2, 5)
@@ -107,5 +121,8 @@ def test_the_network():
     still = model(images, transform=False)
     assert torch.equal(still.boxes, still.default_boxes.expand_as(still.boxes))
     assert not moved.boxes.requires_grad, "no loss reads boxes: the supervision is weak"
-    named = {id(p) for name, p in model.named_parameters() if ".offsets." in name}
-    assert {id(p) for p in model.localization_parameters()} == named and len(named) == 2
+    named = [name for name, _ in model.named_parameters() if ".offsets." in name or ".read." in name]
+    found = {id(p) for p in model.localization_parameters()}
+    assert found == {id(model.get_parameter(name)) for name in named}
+    # of each of two levels: what reads the map has a bias, what gives the offsets none
+    assert len(named) == 2 * 3

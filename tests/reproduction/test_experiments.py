@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import product
 
 import pytest
 import torch
 
-from cstn_lib.data import DATASETS
+from cstn_lib.data import DATASETS, READERS
 from cstn_lib.models import HEADS, build_model
 from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.reproduction.experiments import (
+    ALPHA_STUDY,
+    COLLAPSE_STUDY,
+    EQUATION_4,
     EXPERIMENTS,
+    LAMBDA_STUDY,
+    LEVEL_STUDY,
     PROFILES,
     STUDIES,
     Experiment,
@@ -23,7 +28,12 @@ from cstn_lib.reproduction.experiments import (
     profile_named,
     seeded_experiments,
 )
+from cstn_lib.reproduction.search import SPACES
 from cstn_lib.support.errors import InputError
+
+FEW = [name for name in EXPERIMENTS if name not in COLLAPSE_STUDY]
+FEW += ["cstn-head-0.5-slow-lambda-0", "cstn-head-only-fast-lambda-1e-1"]
+"""Of the forty that look for a collapse two are enough."""
 
 
 def input_error(call: Callable[[], object]) -> str:
@@ -38,7 +48,7 @@ def make(name: str, dataset: str, profile: str, **options: object) -> Experiment
     return make_experiment(name, dataset, profile, **options)
 
 
-@pytest.mark.parametrize(("name", "dataset"), list(product(EXPERIMENTS, DATASETS)))
+@pytest.mark.parametrize(("name", "dataset"), list(product(FEW, DATASETS)))
 def test_every_experiment_builds_in_every_profile(name, dataset):
     for profile in PROFILES:
         experiment = make(name, dataset, profile, seed=3)
@@ -61,16 +71,46 @@ def test_profiles_size_the_data(dataset):
         few = getattr(smoke.data, split)
         assert few is not None and few <= 100
     assert smoke.training.epochs < quick.training.epochs
-    assert quick == cpu, "quick differs by the number of seeds alone, so its runs are reused"
-    assert PROFILES["cpu"].seeds > PROFILES["quick"].seeds == PROFILES["smoke"].seeds == 1
+    assert (quick.model, quick.training) == (cpu.model, cpu.training)
+    if dataset in READERS:
+        assert quick == cpu, "the same photographs, so its runs are reused"
+    else:
+        assert cpu.data.drawing != quick.data.drawing, "what is published was not looked at before"
+        assert cpu.data.test >= 3000
+        assert cpu.data.train == quick.data.train
+    assert [PROFILES[name].seeds for name in ("smoke", "quick", "cpu")] == [1, 1, 10]
+    assert [PROFILES[name].study_seeds for name in ("smoke", "quick", "cpu")] == [1, 1, 5]
 
 
 @pytest.mark.parametrize(
-    ("seeds", "count"), [(0, 3), (None, 3), ("", 3), (1.0, 1), (2, 2), ("2", 2), ("1.0", 1)]
+    ("seeds", "count"), [(0, 10), (None, 10), ("", 10), (1.0, 1), (2, 2), ("2", 2), ("1.0", 1)]
 )
 def test_seeds_are_a_number_of_any_type(seeds, count):
     made = seeded_experiments(["cstn", "cam"], "birds-cub", "cpu", seeds=seeds)
     assert [experiment.seed for experiment in made] == [*range(count)] * 2
+
+
+@pytest.mark.parametrize(("seeds", "counts"), [(0, (10, 5, 5)), (2, (2, 2, 2)), (7, (7, 7, 7))])
+def test_a_study_has_seeds_of_its_own(seeds, counts):
+    """And where a number is given, that many."""
+    names = ["cstn", "cstn-level-4", "cstn-lambda-0"]
+    made = seeded_experiments(names, "birds-cub", "cpu", seeds=seeds)
+    expected = [(n, s) for n, count in zip(names, counts, strict=True) for s in range(count)]
+    assert [(experiment.name, experiment.seed) for experiment in made] == expected
+
+
+def test_a_step_at_which_cstn_stands_is_left_out():
+    own = {"cstn-lambda-1e-4", "cstn-head-0-slow-lambda-1e-4"}
+    # the paper's localization networks are fast, and its levels have no losses of their own
+    printed = {"cstn-head-0-slow-lambda-1e-4", "cstn-head-0-fast-lambda-1e-4", EQUATION_4}
+    left_out = {
+        ("birds-cub", "cpu"): own,
+        ("birds-cub", "paper"): {"cstn-lambda-1e-4", *printed},
+        ("ilsvrc", "paper"): {name.replace("1e-4", "1e-3") for name in own | printed},
+    }
+    for (dataset, profile), names in left_out.items():
+        made = seeded_experiments(EXPERIMENTS, dataset, profile, seeds=1)
+        assert {e.name for e in made} == set(EXPERIMENTS) - names
 
 
 @pytest.mark.parametrize("seeds", [1.5, -1, "many", True, float("nan"), float("inf"), [1]])
@@ -85,45 +125,98 @@ def test_seed_changes_nothing_else():
     assert (one.seed, other.seed) == (0, 7)
 
 
+def changes(ours: Experiment, theirs: Experiment) -> dict[str, object]:
+    """What differs in data, model and training: by the field's name, its value in `theirs`."""
+    parts = [(e.data, e.model, e.training) for e in (ours, theirs)]
+    return {
+        f.name: getattr(other, f.name)
+        for one, other in zip(*parts, strict=True)
+        for f in fields(one)
+        if getattr(one, f.name) != getattr(other, f.name)
+    }
+
+
+def expected_changes(ours: Experiment, values: dict[str, object]) -> dict[str, object]:
+    """These values, but for those that `ours` has already."""
+    has = {f: v for part in (ours.data, ours.model, ours.training) for f, v in vars(part).items()}
+    return {name: value for name, value in values.items() if has[name] != value}
+
+
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("profile", ["quick", "paper"])
 def test_methods_differ_in_nothing_but_the_method(name, profile):
-    """What the method calls for, and no better images, backbone, schedule or rate."""
+    """Before any choice for a method alone: what it calls for, and the same images and schedule."""
+    values: dict[str, object] = {"head": name}
+    if name not in ("cstn", "stn", "deform"):
+        values["warmup_epochs"] = 0
+    if name not in ("cstn", "stn"):
+        values["lambda_theta"] = 0.0
+    if name not in ("cstn", "plain", "deform"):
+        values |= {"alpha_scale": 0.0, "level_weight": 0.0}
+        if profile == "quick":  # pooling serves votes: what has none keeps its last stage
+            values["backbone"] = "small"
     for dataset in DATASETS:
-        ours, theirs = (make(n, dataset, profile) for n in ("cstn", name))
-        assert theirs.data == ours.data
-        assert replace(theirs.model, head="cstn") == ours.model
-        own = {"warmup_epochs": 1, "lambda_theta": 1, "alpha_scale": 1}
-        assert replace(theirs.training, **own) == replace(ours.training, **own)
+        ours, theirs = (make(n, dataset, profile, own=False) for n in ("cstn", name))
+        assert changes(ours, theirs) == expected_changes(ours, values)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("profile", ["quick", "cpu", "paper"])
+def test_what_a_method_has_of_its_own_was_searched(name, profile):
+    for dataset in DATASETS:
+        shared, chosen = (make(name, dataset, profile, own=own) for own in (False, True))
+        found = changes(shared, chosen)
+        if profile == "paper" or dataset in READERS:
+            assert found == {}, "published settings, and photographs, have none"
+        for field, value in found.items():
+            assert value in SPACES[name][field], field
+
+
+COLLAPSES = [f"cstn-head-{case}" for case in ("0-slow-lambda-0", "0.5-fast-lambda-1e-3")]
+COLLAPSES += ["cstn-head-1-slow-lambda-1e-1", "cstn-head-only-fast-lambda-0"]
+
+
+@pytest.mark.parametrize("name", [n for n in STUDIES if n not in COLLAPSE_STUDY] + COLLAPSES)
 @pytest.mark.parametrize("profile", ["quick", "paper"])
 def test_a_study_changes_one_thing(name, profile):
+    """A level alone has neither of the terms that compare levels."""
     for dataset in DATASETS:
         ours, theirs = (make(n, dataset, profile) for n in ("cstn", name))
-        changed = [
-            ours.model.levels != theirs.model.levels,
-            ours.training.lambda_theta != theirs.training.lambda_theta,
-            ours.training.alpha_scale != theirs.training.alpha_scale,
-        ]
-        # where ``cstn`` itself stands at a step of a study, that step changes nothing
-        stands = {"cstn-lambda-1e-3", "cstn-lambda-1e-4"}
-        assert sum(changed) == 1 or (sum(changed) == 0 and name in stands)
-        model = replace(theirs.model, levels=ours.model.levels)
-        weights = {n: getattr(ours.training, n) for n in ("lambda_theta", "alpha_scale")}
-        training = replace(theirs.training, **weights)
-        assert replace(theirs, name="cstn", model=model, training=training) == ours
+        unit = 16 if profile == "paper" else 1
+        if name in LEVEL_STUDY:
+            level = {level.name: level for level in ours.model.levels}[LEVEL_STUDY[name]]
+            values = {"levels": (level,), "alpha_scale": 0.0, "level_weight": 0.0}
+        elif name in LAMBDA_STUDY:
+            values = {"lambda_theta": unit * LAMBDA_STUDY[name]}
+        elif name in ALPHA_STUDY:
+            values = {"alpha_scale": unit * ALPHA_STUDY[name]}
+        elif name == EQUATION_4:
+            values = {"level_weight": 0.0}
+        else:
+            _, _, tell, rate, _, weight = name.split("-", 5)
+            only = tell == "only"
+            values = {"head_tell": 1.0 if only else float(tell), "parts_tell": not only}
+            values["lambda_theta"] = unit * float(weight)
+            if rate == "fast":
+                values |= {"localization_lr": 1.0, "warmup_epochs": 0}
+        assert changes(ours, theirs) == expected_changes(ours, values)
+
+
+def test_the_collapse_study_is_a_grid():
+    """Four ways to tell the class, two rates, five lambdas: each once, all trainings distinct."""
+    assert len(COLLAPSE_STUDY) == len(set(COLLAPSE_STUDY.values())) == 4 * 2 * 5
+    made = [replace(make(name, "birds-cub", "cpu"), name="") for name in COLLAPSE_STUDY]
+    assert len(set(made)) == len(COLLAPSE_STUDY)
 
 
 def test_the_papers_experiment_stays_the_same():
     """Or finished runs would be trained again."""
     experiment = make("cstn", "birds-cub", "quick")
     content = json.dumps(asdict(experiment), sort_keys=True).encode()
-    assert hashlib.sha256(content).hexdigest()[:10] == "4b928ee70d"
+    assert hashlib.sha256(content).hexdigest()[:10] == "d2c56a5318"
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", FEW)
 def test_precision_belongs_to_the_recipe(name):
     """What is published is float32 on every processor; another precision is another training."""
     usual, short = (make(name, "birds-cub", "smoke", **p) for p in ({}, {"precision": "bfloat16"}))
