@@ -49,7 +49,7 @@ PRECISIONS = {
     "tf32": "matrix products and convolutions of float32 round their factors to TF32",
     "bfloat16": "torch.autocast",
 }
-TESTED = ("test_losses.py", "test_cstn.py", "samplers", "baselines", "training/test_engine.py")
+TESTED = ("test_losses.py", "test_cstn.py", "samplers", "baselines", "training", "test_models.py")
 
 
 def main() -> None:
@@ -219,8 +219,8 @@ def training(options: argparse.Namespace) -> Iterator[dict]:
     if options.device == "cuda":
         wanted.append(("birds-cub", None, "cpu", "float32"))
     if options.imagenette:
-        precision = precisions(options)[-1]
-        wanted.insert(2, ("imagenette", options.imagenette, options.device, precision))
+        photos = options.imagenette, options.device, precisions(options)[-1]
+        wanted.append(("imagenette", *photos))
     for dataset, root, device, precision in dict.fromkeys(wanted):
         warm_up(device)
         experiment = make_experiment("cstn", dataset, profile(options), precision=precision)

@@ -860,6 +860,16 @@ def test_what_a_network_draws_depends_on_seed_and_epoch_alone(fit_in):
     assert not set(drawn) & set(first)
 
 
+def test_images_from_other_processes_are_those_of_one(fit_in, monkeypatch):
+    """As they are loaded for a GPU, epoch after epoch."""
+    alone, helped = make_model(), make_model()
+    fit_in(alone, name="alone")
+    loading = engine._loading(torch.device("cuda")) | {"num_workers": 2, "pin_memory": False}
+    monkeypatch.setattr(engine, "_loading", lambda device: loading)
+    fit_in(helped, name="helped")
+    assert not differing(alone, helped)
+
+
 def test_fit_leaves_the_random_numbers_of_the_caller(fit_in):
     models = [make_model(), make_model(config=replace(SMALL, head="has"))]
     torch.manual_seed(3)
