@@ -56,13 +56,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="gpu.sh", description="Measure what a GPU makes of it.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the script")
-    parser.add_argument("--json", type=Path, default=HERE / "gpu.json", help="what is written")
+    parser.add_argument("--json", type=Path, help="what is written; else gpu.json beside this")
     parser.add_argument("--imagenette", help="its folder or archive: train on it, too")
     parser.add_argument("--stage", choices=("draw", *STAGES), help="this one alone, as JSON lines")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         instead = "--device cpu --tiny --json FILE tries the script without"
         parser.exit(2, f"gpu.sh: no CUDA device is available here; {instead}\n")
+    if options.device == "cpu" and options.json is None:
+        parser.exit(2, "gpu.sh: --device cpu needs --json FILE, for gpu.json is a GPU's\n")
     if options.stage == "draw":
         draw(options)
     elif options.stage:
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def run_stages(options: argparse.Namespace) -> None:
-    started = time.perf_counter()
+    started, path = time.perf_counter(), options.json or HERE / "gpu.json"
     result = {**about(options), "stages": {}}
     # one of many processors draws the birds for the training, while the GPU is measured
     drawing = subprocess.Popen(command("draw"), stderr=subprocess.DEVNULL)
@@ -88,11 +90,11 @@ def run_stages(options: argparse.Namespace) -> None:
         seconds = round(time.perf_counter() - begun, 1)
         result["stages"][name] = {"outcome": outcome, "seconds": seconds, "limit": limit}
         result["seconds"] = round(time.perf_counter() - started, 1)
-        with atomic_file(options.json) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {len(result[name])} rows in {seconds} s of {limit}: {outcome}", flush=True)
     show(result)
-    print(f"{options.json}, {result['seconds']} s in all")
+    print(f"{path}, {result['seconds']} s in all")
 
 
 def command(stage: str) -> list[str]:
@@ -120,9 +122,10 @@ def about(options: argparse.Namespace) -> dict[str, object]:
     gpu = options.device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "gigabytes": round(torch.cuda.mem_get_info()[1] / 1e9, 1) if gpu else None,
+        "gigabytes": torch.cuda.get_device_properties(0).total_memory / 1e9 if gpu else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
         **provenance("cpu"),
         "processors": processors(),
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -304,7 +307,8 @@ def show(result: dict) -> None:
             table = pd.DataFrame(result[name])
             print(f"\n{table.filter(regex='precision|batch|share|peak').round(3).to_string()}")
     for name in ("tests", "training"):
-        print(f"\n{pd.DataFrame(result[name]).drop(columns='failures', errors='ignore')}")
+        table = pd.DataFrame(result[name]).drop(columns="failures", errors="ignore")
+        print(f"\n{table.to_string()}")
     for test, why in ((t, why) for row in result["tests"] for t, why in row["failures"].items()):
         print(f"\n{test}\n{why}")
 
