@@ -25,6 +25,20 @@ from cstn_lib.training.engine import TrainingConfig
 torch.set_num_threads(1)
 
 
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in DEVICES],
+)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each device that there is; in float32 a GPU's convolutions round nothing, as a CPU's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        yield request.param
+
+
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where data sets are drawn and decoded instead of the repository's data folder."""

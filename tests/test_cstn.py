@@ -21,6 +21,12 @@ from cstn_lib.geometry import Window, sampling_points
 EVERY_SAMPLER = pytest.mark.parametrize("sampler", ["auto", *SAMPLERS])
 
 
+def needs(sampler: str, device: str) -> None:
+    """Skip the test of a sampler that does not compute there."""
+    if sampler == "loops" and device != "cpu":
+        pytest.skip("the loops compute on a CPU")
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> dict:
     """Arguments of a layer and a map that its window fits, down to sides of one cell."""
@@ -43,7 +49,9 @@ def cases(draw: st.DrawFn) -> dict:
     }
 
 
-def build(case: dict, sampler: str = "auto") -> tuple[ConvSTN2d, nn.Conv2d, Tensor]:
+def build(
+    case: dict, sampler: str = "auto", device: str = "cpu"
+) -> tuple[ConvSTN2d, nn.Conv2d, Tensor]:
     """The layer, the ordinary convolution with the same parameters, and an input."""
     torch.manual_seed(case["seed"])
     layer = ConvSTN2d(**case["layer"], localization_channels=2, sampler=sampler)
@@ -51,14 +59,15 @@ def build(case: dict, sampler: str = "auto") -> tuple[ConvSTN2d, nn.Conv2d, Tens
     conv.load_state_dict(
         {name: p for name, p in layer.state_dict().items() if name in ("weight", "bias")}
     )
-    return layer, conv, torch.randn(case["batch"], case["layer"]["in_channels"], *case["size"])
+    x = torch.randn(case["batch"], case["layer"]["in_channels"], *case["size"])
+    return layer.to(device), conv.to(device), x.to(device)
 
 
 def random_theta(layer: ConvSTN2d, x: Tensor, spread: float, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     height, width = layer.window.output_size((x.shape[2], x.shape[3]))
     noise = torch.randn(len(x), height, width, 2, 3, generator=generator, dtype=torch.float64)
-    return (torch.eye(2, 3) + spread * noise).to(x.dtype)
+    return (torch.eye(2, 3) + spread * noise).to(x)
 
 
 def loop_features(layer: ConvSTN2d, x: Tensor, theta: Tensor) -> Tensor:
@@ -101,25 +110,27 @@ def loop_features(layer: ConvSTN2d, x: Tensor, theta: Tensor) -> Tensor:
 @EVERY_SAMPLER
 @settings(max_examples=40, deadline=None)  # the first example compiles
 @given(case=cases())
-def test_identity_is_the_ordinary_convolution(sampler, case):
-    layer, conv, x = build(case, sampler)
+def test_identity_is_the_ordinary_convolution(device, sampler, case):
+    needs(sampler, device)
+    layer, conv, x = build(case, sampler, device)
     expected = conv(x)
     for features, theta in (layer(x), layer.plain(x)):
         assert features.shape == expected.shape
         assert torch.allclose(features, expected, atol=1e-5)
         assert theta.shape == (len(x), *expected.shape[2:], 2, 3)
-        assert torch.equal(theta, torch.eye(2, 3).expand_as(theta))
+        assert torch.equal(theta, torch.eye(2, 3, device=device).expand_as(theta))
 
 
 @EVERY_SAMPLER
-def test_identity_has_the_gradients_of_the_ordinary_convolution(sampler):
+def test_identity_has_the_gradients_of_the_ordinary_convolution(device, sampler):
+    needs(sampler, device)
     case = {
         "layer": {"in_channels": 3, "out_channels": 4, "kernel_size": 3, "padding": 1},
         "size": (6, 5),
         "batch": 2,
         "seed": 1,
     }
-    layer, conv, x = build(case, sampler)
+    layer, conv, x = build(case, sampler, device)
     theta = random_theta(layer, x, spread=0.0)
     seed = torch.randn_like(conv(x))
     inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
@@ -142,14 +153,17 @@ LOOP_CASES = [
 @EVERY_SAMPLER
 @pytest.mark.parametrize(("arguments", "size"), LOOP_CASES)
 @pytest.mark.parametrize("spread", [0.3, 2.0], ids=["near", "far outside"])
-def test_given_theta_against_a_loop(sampler, arguments, size, spread):
+def test_given_theta_against_a_loop(device, sampler, arguments, size, spread):
+    needs(sampler, device)
     torch.manual_seed(5)
     layer = ConvSTN2d(2, 3, **arguments, sampler=sampler)
     x = torch.randn(2, 2, *size)
     theta = random_theta(layer, x, spread)
-    features, returned = layer(x, theta)
+    expected = loop_features(layer, x, theta)
+    theta = theta.to(device)
+    features, returned = layer.to(device)(x.to(device), theta)
     assert returned is theta
-    assert torch.allclose(features.double(), loop_features(layer, x, theta), atol=1e-5)
+    assert torch.allclose(features.double().cpu(), expected, atol=1e-5)
 
 
 @EVERY_SAMPLER
@@ -164,22 +178,25 @@ def test_a_theta_for_each_image_and_location(sampler):
     assert changed.nonzero().tolist() == [[1, 2, 0]]
 
 
-def values_and_gradients(sampler: str, dtype: torch.dtype, spread: float) -> list[Tensor]:
+def values_and_gradients(
+    sampler: str, dtype: torch.dtype, spread: float, device: str = "cpu"
+) -> list[Tensor]:
     torch.manual_seed(11)
-    layer = ConvSTN2d(5, 4, 3, padding=1, sampler=sampler).to(dtype)
-    x = torch.randn(2, 5, 6, 7, dtype=dtype, requires_grad=True)
+    layer = ConvSTN2d(5, 4, 3, padding=1, sampler=sampler).to(device, dtype)
+    x = torch.randn(2, 5, 6, 7, dtype=dtype).to(device).requires_grad_()
     theta = random_theta(layer, x, spread, seed=12).requires_grad_()
     features, _ = layer(x, theta)
-    seed = torch.randn(features.shape, generator=torch.Generator().manual_seed(13)).to(dtype)
+    seed = torch.randn(features.shape, generator=torch.Generator().manual_seed(13)).to(x)
     gradients = torch.autograd.grad((features * seed).sum(), [x, theta, *layer.parameters()][:4])
-    return [features, *gradients]
+    return [value.cpu() for value in (features, *gradients)]
 
 
 @pytest.mark.parametrize("spread", [0.2, 1.5], ids=["near", "far outside"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_samplers_agree(dtype, tolerance, spread):
+def test_samplers_agree(device, dtype, tolerance, spread):
     reference, *others = (values_and_gradients(name, dtype, spread) for name in SAMPLERS)
     assert len(others) >= 1
+    others.append(values_and_gradients("auto", dtype, spread, device))
     for other in others:
         for a, b in zip(reference, other, strict=True):
             assert a.dtype == b.dtype == dtype
@@ -190,11 +207,12 @@ def test_samplers_agree(dtype, tolerance, spread):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @settings(max_examples=30, deadline=None)
 @given(case=cases())
-def test_samplers_agree_with_grid_sample_on_any_window(sampler, case):
+def test_samplers_agree_with_grid_sample_on_any_window(device, sampler, case):
     layer, _, x = build(case, sampler)
-    other, _, _ = build(case, "grid_sample")
+    other, _, there = build(case, "grid_sample", device)
     theta = random_theta(layer, x, 0.5, seed=case["seed"])
-    assert torch.allclose(layer(x, theta)[0], other(x, theta)[0], atol=1e-4)
+    found = other(there, theta.to(device))[0].cpu()
+    assert torch.allclose(layer(x, theta)[0], found, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -268,8 +286,9 @@ def test_an_empty_batch_is_a_batch(sampler):
 @EVERY_SAMPLER
 @settings(max_examples=30, deadline=None)
 @given(case=cases())
-def test_memory_format_is_the_inputs_and_nothing_else(sampler, case):
-    layer, _, x = build(case, sampler)
+def test_memory_format_is_the_inputs_and_nothing_else(device, sampler, case):
+    needs(sampler, device)
+    layer, _, x = build(case, sampler, device)
     theta = random_theta(layer, x, 0.5)
     expected = layer(x, theta)[0]
     assert expected.is_contiguous()
@@ -284,9 +303,10 @@ def test_memory_format_is_the_inputs_and_nothing_else(sampler, case):
 
 
 @EVERY_SAMPLER
-def test_nan_theta_gives_nan_features(sampler):
+def test_nan_theta_gives_nan_features(device, sampler):
     """Where it is, and nowhere else."""
-    layer, x = ConvSTN2d(2, 3, 3, sampler=sampler), torch.randn(2, 2, 6, 6)
+    needs(sampler, device)
+    layer, x = ConvSTN2d(2, 3, 3, sampler=sampler).to(device), torch.randn(2, 2, 6, 6).to(device)
     theta = random_theta(layer, x, 0.0)
     theta[1, 2, 3, 0, 0] = float("nan")
     missing = layer(x, theta)[0].isnan()
@@ -296,20 +316,23 @@ def test_nan_theta_gives_nan_features(sampler):
 
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), bad=st.sampled_from([math.inf, -math.inf, math.nan]), entry=st.integers(0, 5))
-def test_samplers_agree_where_theta_is_not_finite(case, bad, entry):
+def test_samplers_agree_where_theta_is_not_finite(device, case, bad, entry):
     layer, _, x = build(case)
     theta = random_theta(layer, x, 0.3, seed=case["seed"])
     theta.flatten(3)[0, -1, -1, entry] = bad
     arguments = theta, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation
-    first, second = (conv_stn2d(x, *arguments, sampler=name) for name in SAMPLERS)
-    assert torch.allclose(first, second, atol=1e-4, equal_nan=True)
+    first, *others = (conv_stn2d(x, *arguments, sampler=name) for name in SAMPLERS)
+    others.append(layer.to(device)(x.to(device), theta.to(device))[0].cpu())
+    for other in others:
+        assert torch.allclose(first, other, atol=1e-4, equal_nan=True)
     assert first[..., :-1, :].isfinite().all(), "the other locations are what they were"
 
 
 @EVERY_SAMPLER
 @pytest.mark.parametrize("shift", [1e3, 1e30, math.inf])
-def test_windows_far_outside_see_zeros(sampler, shift):
-    layer, x = ConvSTN2d(2, 3, 3, sampler=sampler), torch.randn(1, 2, 6, 6)
+def test_windows_far_outside_see_zeros(device, sampler, shift):
+    needs(sampler, device)
+    layer, x = ConvSTN2d(2, 3, 3, sampler=sampler).to(device), torch.randn(1, 2, 6, 6).to(device)
     theta = random_theta(layer, x, 0.0)
     theta[..., 2] = torch.tensor([shift, -shift])
     theta.requires_grad_()
@@ -520,12 +543,13 @@ FOLLOWED = [
 ]
 
 
-def other_sizes(**arguments: object) -> tuple[ConvSTN2d, Tensor, list[Tensor]]:
+def other_sizes(device: str = "cpu", **arguments: object) -> tuple[ConvSTN2d, Tensor, list[Tensor]]:
     """A layer that moves, the map to follow it with, and maps of other batches and sizes."""
     torch.manual_seed(7)
-    layer = moved(ConvSTN2d(4, 3, **arguments))
-    sizes = [(3, 17, 11), (1, 9, 20)]
-    return layer, torch.randn(2, 4, 12, 13), [torch.randn(b, 4, h, w) for b, h, w in sizes]
+    layer = moved(ConvSTN2d(4, 3, **arguments)).to(device)
+    sizes = [(2, 12, 13), (3, 17, 11), (1, 9, 20)]
+    x, *others = (torch.randn(b, 4, h, w).to(device) for b, h, w in sizes)
+    return layer, x, others
 
 
 def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
@@ -544,8 +568,8 @@ def test_exported_for_any_batch_and_size(arguments, strict):
 
 
 @pytest.mark.parametrize("arguments", FOLLOWED)
-def test_compiled_as_one_graph(arguments):
-    layer, x, others = other_sizes(**arguments)
+def test_compiled_as_one_graph(device, arguments):
+    layer, x, others = other_sizes(device, **arguments)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
     for other in (x, *others):
         assert_same(compiled(other), layer(other))
@@ -694,15 +718,22 @@ def test_shapes_are_checked():
         conv_stn2d(torch.zeros(2, 3, 8, 8), at_rest, layer.weight, sampler="cubic")
 
 
+def test_the_loops_are_a_cpus():
+    layer, x = ConvSTN2d(3, 4, 3, sampler="loops", device="meta"), torch.empty(1, 3, 5, 5)
+    with pytest.raises(ValueError, match="'loops' needs a map on a CPU, not on meta"):
+        layer(x.to("meta"))
+
+
 @EVERY_SAMPLER
-def test_autocast(sampler):
+def test_autocast(device, sampler):
     """Under bfloat16 features lose digits, where to look does not."""
+    needs(sampler, device)
     torch.manual_seed(8)
-    convolution = nn.Conv2d(3, 16, 1)
-    layer = ConvSTN2d(16, 8, 5, sampler=sampler)
+    convolution = nn.Conv2d(3, 16, 1).to(device)
+    layer = ConvSTN2d(16, 8, 5, sampler=sampler).to(device)
     nn.init.normal_(layer.localization.regress.weight, std=0.02)
-    images = torch.randn(2, 3, 20, 20)
-    with torch.autocast("cpu", torch.bfloat16):
+    images = torch.randn(2, 3, 20, 20).to(device)
+    with torch.autocast(device, torch.bfloat16):
         maps = convolution(images)
         assert maps.dtype == torch.bfloat16
         features, theta = layer(maps)
@@ -715,17 +746,18 @@ def test_autocast(sampler):
 
 
 @EVERY_SAMPLER
-def test_bfloat16_does_not_move_the_samples(sampler):
+def test_bfloat16_does_not_move_the_samples(device, sampler):
     """Stripes one cell wide tell to a hundredth of a cell where they are sampled."""
-    layer = ConvSTN2d(1, 1, 2, sampler=sampler)
+    needs(sampler, device)
+    layer = ConvSTN2d(1, 1, 2, sampler=sampler).to(device)
     with torch.no_grad():  # one tap alone is read
         layer.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     nn.init.zeros_(layer.bias)
-    stripes = (torch.arange(20.0) % 2).expand(1, 1, 20, 20)
-    theta = torch.eye(2, 3).repeat(1, 19, 19, 1, 1)
+    stripes = (torch.arange(20.0, device=device) % 2).expand(1, 1, 20, 20)
+    theta = torch.eye(2, 3, device=device).repeat(1, 19, 19, 1, 1)
     theta[..., 0, 2] = torch.linspace(0, 2, 19)[:, None]  # another x in every row
     expected, _ = layer(stripes, theta)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         features, _ = layer(stripes.bfloat16(), theta)
     assert (features.float() - expected).abs().max() < 0.01
 

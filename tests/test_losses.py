@@ -66,12 +66,12 @@ def loop_scale(scores: list[Tensor], image: int, c: int) -> float:
 
 
 @pytest.mark.parametrize("sizes", LEVELS)
-def test_each_loss(sizes):
+def test_each_loss(sizes, device):
     scores, thetas, target = sample(sizes)
-    log_joint = joint_log_prob(scores)
-    cls = classification_loss(log_joint, target)
-    theta = theta_loss(thetas)
-    scale = scale_loss(log_joint, target, sizes)
+    log_joint = joint_log_prob([score.to(device) for score in scores])
+    cls = classification_loss(log_joint, target.to(device))
+    theta = theta_loss([theta.to(device) for theta in thetas])
+    scale = scale_loss(log_joint, target.to(device), sizes)
     assert cls.shape == theta.shape == scale.shape == (4,)
     for image, c in enumerate(target.tolist()):
         assert cls[image].item() == pytest.approx(loop_cls(scores, image, c), rel=1e-10)
@@ -121,11 +121,12 @@ def test_one_level_costs_nothing():
 
 
 @pytest.mark.parametrize("sizes", LEVELS)
-def test_total_is_eq_4_with_means_over_the_batch(sizes):
+def test_total_is_eq_4_with_means_over_the_batch(sizes, device):
     scores, thetas, target = sample(sizes)
-    terms = total_loss(
-        joint_log_prob(scores), thetas, target, sizes, lambda_theta=0.03, alpha_scale=1.7
-    )
+    there = [theta.to(device) for theta in thetas]
+    log_joint = joint_log_prob([score.to(device) for score in scores])
+    weights = {"lambda_theta": 0.03, "alpha_scale": 1.7}
+    terms = total_loss(log_joint, there, target.to(device), sizes, **weights)
     classes = target.tolist()
     cls = sum(loop_cls(scores, i, c) for i, c in enumerate(classes)) / 4
     theta = sum(loop_theta(thetas, i) for i in range(4)) / 4
@@ -210,15 +211,16 @@ def test_gradients_pull_theta_home_and_the_coarser_level_up():
 
 
 @pytest.mark.parametrize("winner", [0, 1])
-def test_extreme_scores_stay_finite(winner):
-    scores = [torch.full((2, 2, 2, 2), -1e4), torch.full((2, 2, 1, 1), -1e4)]
+def test_extreme_scores_stay_finite(winner, device):
+    shapes = [(2, 2, 2, 2), (2, 2, 1, 1)]
+    scores = [torch.full(shape, -1e4, device=device) for shape in shapes]
     scores[winner][:, 0, 0, 0] = 1e4
     for score in scores:
         score.requires_grad_()
     terms = total_loss(
         joint_log_prob(scores),
         [],
-        torch.tensor([0, 1]),
+        torch.tensor([0, 1], device=device),
         [(2, 2), (1, 1)],
         lambda_theta=1.0,
         alpha_scale=1.0,

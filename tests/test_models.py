@@ -525,3 +525,22 @@ def test_imagenet_weights_that_are_absent(empty_cache, web_folder, monkeypatch: 
     monkeypatch.setattr(RESNET18.value, "url", f"{web_folder[1]}/resnet18-12345678.pth")
     message = input_error(IMAGENET)
     assert RESNET18.url in message and "404" in message
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_forward_pass_is_one_cuda_graph():
+    """Nothing in it waits for the GPU."""
+    model = build_model(SMALL).eval()
+    move_windows(model)
+    model.cuda()
+    first, second = images().cuda(), images().cuda()
+    with torch.no_grad():
+        expected = model(second)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = model(first)
+        first.copy_(second)
+        graph.replay()
+    assert torch.allclose(found.log_joint, expected.log_joint, atol=1e-4)
+    assert torch.allclose(found.boxes, expected.boxes, atol=1e-4)

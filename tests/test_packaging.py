@@ -71,7 +71,7 @@ def imported_modules(source: str) -> set[str]:
     [
         ("cstn_lib", RUNTIME),
         ("notebooks", RUNTIME),
-        ("benchmarks", RUNTIME),
+        ("benchmarks", DEVELOPMENT),  # one of them runs the tests
         ("tests", DEVELOPMENT),
     ],
 )

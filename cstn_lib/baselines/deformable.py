@@ -14,6 +14,7 @@ The offsets are treated like CSTN's thetas: at rest during the warm-up, learning
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
@@ -74,18 +75,17 @@ class DeformableConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # offsets place points: under autocast they leave bfloat16 here
-        offsets = self.offsets(F.relu(self.read(x))).float()
+        offsets = self.offsets(F.relu(self.read(x)))
+        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         if x.device.type == "cpu":
             points = moved_points(offsets, self.window, (x.shape[2], x.shape[3]))
             kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, K^2 * in)
             features = convolve_points(x, points, kernel)  # (B, h * w, out)
             features = features + self.bias.to(features.dtype)
             return features.transpose(1, 2).unflatten(2, offsets.shape[2:]), offsets
-        # under autocast this operator computes in float32 by itself
-        features = deform_conv2d(
-            x.float(), offsets, self.weight, self.bias, self.stride, dilation=self.dilation
-        )
-        return features, offsets
+        x, weight, bias = (value.to(offsets.dtype) for value in (x, self.weight, self.bias))
+        moved = deform_conv2d(x, offsets, weight, bias, self.stride, dilation=self.dilation)
+        return moved, offsets
 
 
 def moved_points(offsets: Tensor, window: Window, map_size: tuple[int, int]) -> Tensor:

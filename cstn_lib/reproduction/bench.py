@@ -4,14 +4,14 @@ The layer f' = conv(f, theta), for a given theta, is set against
 
 * ``conv``: `torch.nn.functional.conv2d` of the same size, the least that it could cost;
 * ``copies``: one `grid_sample` over a copy of the map for each location, the authors' way;
-* ``deform``: `torchvision.ops.deform_conv2d` with the offsets that theta stands for;
-* ``products``: the layer's three matrix products, of samples and gradients that are there already:
-  what would be left if sampling were free.
+* ``deform``: `torchvision.ops.deform_conv2d` with the offsets that theta stands for.
 
-The system is set against itself with ordinary convolutions in the layer's place, and in training
-against one in which, beside them, theta is read but moves nothing. The contestants of a row take
-turns, so that whatever else the machine does slows all of them down. Times are medians, forward and
-backward where nothing else is said.
+The system is set against itself with ordinary convolutions in the layer's place. The contestants of
+a row take turns, so that whatever else the machine does slows all of them down. Times are medians,
+forward and backward where nothing else is said.
+
+Precisions: ``float32`` rounds no factor of a product; ``tf32``, on a GPU, rounds those of matrix
+products and of convolutions alike to 10 bits; ``bfloat16`` is autocast, as in training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,6 @@ from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, identity_theta, sampling_points
 from cstn_lib.models import build_model
-from cstn_lib.pyramid import CSTNLocalizer
 from cstn_lib.reproduction.experiments import RECIPES, make_experiment
 from cstn_lib.support.progress import Progress
 from cstn_lib.training.engine import autocast, supports_bfloat16
@@ -51,13 +51,7 @@ class LayerCase:
     size: int
     kernel: int
     batch: int
-
-
-LAYERS = tuple(
-    LayerCase(channels, size, kernel, batch)
-    for channels, batch in ((64, 16), (256, 8), (512, 4))
-    for size, kernel in ((20, 3), (20, 5), (10, 7), (20, 13))
-)
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,14 @@ class SystemCase:
     model: ModelConfig
     image_size: int
     batch: int
-    precision: str
+    precision: str = "float32"
+
+
+LAYERS = tuple(
+    LayerCase(channels, size, kernel, batch)
+    for channels, batch in ((64, 16), (256, 8), (512, 4))
+    for size, kernel in ((20, 3), (20, 5), (10, 7), (20, 13))
+)
 
 
 def system_cases(device: str) -> list[SystemCase]:
@@ -80,6 +81,19 @@ def system_cases(device: str) -> list[SystemCase]:
     precisions = ["float32", "bfloat16"] if supports_bfloat16(device) else ["float32"]
     cases = [SystemCase("small", small, 80, 64, precision) for precision in precisions]
     return [*cases, SystemCase("resnet101", paper, side, batch, precisions[-1])]
+
+
+@contextmanager
+def rounding(precision: str) -> Iterator[None]:
+    """Within it a GPU rounds the factors of float32 products for ``tf32`` alone; then as before."""
+    digits, rounded = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(digits)
+        torch.backends.cudnn.allow_tf32 = rounded
 
 
 def run_benchmarks(
@@ -111,19 +125,19 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
     """The tables of `run_benchmarks` as people read them: ratios first.
 
     Returns:
-        the layer: times as multiples of ``conv``'s, speed-ups and memory as multiples of ours, the
-        share of ours that is matrix products;
+        the layer: times as multiples of ``conv``'s, speed-ups and memory as multiples of ours;
         the system: images per second with CSTN as a share of those with plain convolutions.
     """
     layer, system = pd.DataFrame(result["layer"]), pd.DataFrame(result["system"])
-    shapes = [f"C={c.channels} {c.size}x{c.size} K={c.kernel}" for c in layer.itertuples()]
+    shapes = [
+        f"C={c.channels} {c.size}x{c.size} K={c.kernel} {c.precision}" for c in layer.itertuples()
+    ]
     ratios = pd.DataFrame(
         {
             "CSTN / conv": layer["convstn_s"] / layer["conv_s"],
             "forward only": layer["convstn_forward_s"] / layer["conv_forward_s"],
             "copies / CSTN": layer["copies_s"] / layer["convstn_s"],
             "deform / CSTN": layer["deform_s"] / layer["convstn_s"],
-            "products / CSTN": layer["products_s"] / layer["convstn_s"],
             "memory copies / CSTN": layer["copies_peak_mb"] / layer["convstn_peak_mb"],
             "CSTN [ms]": 1000 * layer["convstn_s"],
             "CSTN peak [MB]": layer["convstn_peak_mb"],
@@ -132,29 +146,32 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
     shares = pd.DataFrame(
         {
             "train CSTN / plain": system["train_cstn_ips"] / system["train_plain_ips"],
-            "localization networks alone": system["train_theta_ips"] / system["train_plain_ips"],
             "infer CSTN / plain": system["infer_cstn_ips"] / system["infer_plain_ips"],
             "train CSTN [images/s]": system["train_cstn_ips"],
             "infer CSTN [images/s]": system["infer_cstn_ips"],
         }
     )
-    names = system["model"] + " " + system["precision"]
+    names = system["model"] + " x" + system["batch"].astype(str) + " " + system["precision"]
     ratios.index, shares.index = pd.Index(shapes, name="layer"), pd.Index(names, name="system")
     return ratios.round(2), shares.round(2)
 
 
-def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, float]:
+def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, float | str]:
     """One row: seconds of each contestant, and megabytes at the peak of two of them."""
     torch.manual_seed(0)
+    kind = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
+    # as the convolution is fastest
+    lying = torch.channels_last if device == "cuda" else torch.contiguous_format
     layer = ConvSTN2d(case.channels, case.channels, case.kernel, bias=False)
     layer.to(device=device, memory_format=torch.channels_last)
-    weight = layer.weight.detach().contiguous().requires_grad_()
+    weight = layer.weight.detach().contiguous(memory_format=lying).requires_grad_()
     size = (case.size, case.size)
-    features = torch.randn(case.batch, case.channels, *size, device=device, requires_grad=True)
+    features = torch.randn(case.batch, case.channels, *size, device=device, dtype=kind)
+    features = features.contiguous(memory_format=lying).requires_grad_()
     h, w = layer.window.output_size(size)
-    theta = identity_theta(features).detach().repeat(case.batch, h, w, 1, 1)
+    theta = torch.eye(2, 3, device=device).repeat(case.batch, h, w, 1, 1)
     theta = (theta + 0.1 * torch.randn_like(theta)).requires_grad_()
-    gradient = torch.randn(case.batch, case.channels, h, w, device=device)
+    gradient = torch.randn(case.batch, case.channels, h, w, device=device, dtype=kind)
     ways: dict[str, Callable[[], Tensor]] = {
         "conv": lambda: F.conv2d(features, weight),
         "convstn": lambda: layer(features, theta)[0],
@@ -163,41 +180,27 @@ def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, flo
     }
     inputs = [features, theta, weight, layer.weight]
 
+    def run(way: str) -> Tensor:
+        with autocast(features.device, case.precision):
+            return ways[way]()
+
     def step(way: str) -> None:
-        ways[way]().backward(gradient)
+        run(way).backward(gradient)
         for tensor in inputs:  # its gradients are the step's own memory, not the next one's
             tensor.grad = None
 
-    steps = {way: partial(step, way) for way in ways}
-    both = median_seconds(steps | {"products": three_products(case, device)}, device, seconds)
-    with torch.no_grad():
-        two = {way: ways[way] for way in ("conv", "convstn")}
-        forward = median_seconds(two, device, seconds / 4)
-    peaks = {way: peak_megabytes(steps[way], device) for way in ("convstn", "copies")}
+    with rounding(case.precision):
+        both = median_seconds({way: partial(step, way) for way in ways}, device, seconds)
+        with torch.no_grad():
+            two = {way: partial(run, way) for way in ("conv", "convstn")}
+            forward = median_seconds(two, device, seconds / 4)
+        peaks = {way: peak_megabytes(partial(step, way), device) for way in ("convstn", "copies")}
     return {
         **asdict(case),
         **{f"{way}_s": value for way, value in both.items()},
         **{f"{way}_forward_s": value for way, value in forward.items()},
         **{f"{way}_peak_mb": value for way, value in peaks.items()},
     }
-
-
-def three_products(case: LayerCase, device: str) -> Callable[[], None]:
-    """The output, the gradient of the samples and that of the kernel, from samples at hand."""
-    h, w = Window(case.kernel).output_size((case.size, case.size))
-    rows, columns = case.batch * h * w, case.kernel**2 * case.channels
-    samples = torch.randn(rows, columns, device=device)
-    kernel = torch.randn(case.channels, columns, device=device)
-    gradient = torch.randn(rows, case.channels, device=device)
-    output, samples_gradient = torch.empty_like(gradient), torch.empty_like(samples)
-    kernel_gradient = torch.empty_like(kernel)
-
-    def run() -> None:
-        torch.mm(samples, kernel.T, out=output)
-        torch.mm(gradient, kernel, out=samples_gradient)
-        torch.mm(gradient.T, samples, out=kernel_gradient)
-
-    return run
 
 
 def by_copies(features: Tensor, theta: Tensor, window: Window, weight: Tensor) -> Tensor:
@@ -220,14 +223,14 @@ def by_deform(features: Tensor, theta: Tensor, window: Window, weight: Tensor) -
     moved = sampling_points(theta, window, size) - sampling_points(at_rest, window, size)
     offsets = moved.flip(-1).flatten(2).transpose(1, 2)  # (B, 2 T, L), y before x
     offsets = offsets.unflatten(2, theta.shape[1:3]).contiguous()
-    return deform_conv2d(features, offsets, weight)
+    # it computes in float32 alone
+    return deform_conv2d(features.to(offsets.dtype), offsets, weight).to(features.dtype)
 
 
-def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, object]:
+def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, float | str]:
     """One row: images per second of training and of inference, plain and with CSTN.
 
-    ``train_theta_ips`` is training with localization networks that move nothing: what CSTN would
-    reach if sampling cost as much as a convolution.
+    On a GPU also the megabytes at the peak of a training step, beyond network and optimizer.
     """
     shape = (case.batch, 3, case.image_size, case.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -235,68 +238,65 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
     labels = torch.randint(0, case.model.num_classes, (case.batch,), device=device)
     training = TrainingConfig(lambda_theta=1e-4, alpha_scale=0.5)
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        model.train()
-        optimizer.zero_grad()
-        with autocast(images.device, case.precision):
-            output = model(images)
-        model.losses(output, labels, training)["loss"].backward()
-        optimizer.step()
-
     def forward(model: nn.Module) -> None:
         model.eval()
         with torch.inference_mode(), autocast(images.device, case.precision):
             model(images)
 
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model.train()
+        with autocast(images.device, case.precision):
+            output = model(images)
+        model.losses(output, labels, training)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
     train, infer = {}, {}
-    for name, network in (("plain", build_model), ("cstn", build_model), ("theta", _Unmoved)):
+    for name in ("plain", "cstn"):
         torch.manual_seed(0)
-        model = network(replace(case.model, head="plain" if name == "plain" else "cstn"))
+        model = build_model(replace(case.model, head=name))
         model.to(device=device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
         train[name], infer[name] = partial(step, model, optimizer), partial(forward, model)
-    del infer["theta"]
-    trained = median_seconds(train, device, seconds)
-    inferred = median_seconds(infer, device, seconds)
-    return {
-        "model": case.name,
-        "image_size": case.image_size,
-        "batch": case.batch,
-        "precision": case.precision,
-        **{f"train_{name}_ips": case.batch / value for name, value in trained.items()},
-        **{f"infer_{name}_ips": case.batch / value for name, value in inferred.items()},
-    }
-
-
-class _Unmoved(CSTNLocalizer):
-    """CSTN whose thetas are read and penalised, beside ordinary convolutions."""
-
-    def apply_layer(
-        self, layer: ConvSTN2d, features: Tensor, window: Window, transform: bool
-    ) -> tuple[Tensor, Tensor, None]:
-        return layer.plain(features)[0], layer.localization(features), None
+    row = {"model": case.name, "image_size": case.image_size, "batch": case.batch}
+    row["precision"] = case.precision
+    with rounding(case.precision):
+        for what, runs in (("train", train), ("infer", infer)):
+            times = median_seconds(runs, device, seconds)
+            row |= {f"{what}_{name}_ips": case.batch / value for name, value in times.items()}
+        if device == "cuda":
+            row |= {f"{name}_peak_mb": peak_megabytes(run, device) for name, run in train.items()}
+    return row
 
 
 def median_seconds(
     contestants: dict[str, Callable[[], object]], device: str, seconds: float
 ) -> dict[str, float]:
-    """Median time of each contestant over rounds in which each runs once."""
+    """Median time of each contestant over rounds in which each has a turn.
 
-    def synchronize() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
+    A turn is one run; on a GPU, which is given work faster than it does it, as many as take it 10
+    milliseconds, so that it never waits for the first.
+    """
 
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    def turn(run: Callable[[], object], count: int) -> float:
+        synchronize()
+        begun = time.perf_counter()
+        for _ in range(count):
+            run()
+        synchronize()
+        return (time.perf_counter() - begun) / count
+
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for run in contestants.values():  # warm: caches, compiled code, chosen algorithms
         run()
+    counts = dict.fromkeys(contestants, 1)
+    if device == "cuda":
+        counts = {name: int(0.01 / turn(run, 3)) + 1 for name, run in contestants.items()}
+    times: dict[str, list[float]] = {name: [] for name in contestants}
     started = time.perf_counter()
     while min(map(len, times.values())) < 3 or time.perf_counter() - started < seconds:
         for name, run in contestants.items():
-            synchronize()
-            begun = time.perf_counter()
-            run()
-            synchronize()
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(turn(run, counts[name]))
     return {name: float(np.median(values)) for name, values in times.items()}
 
 

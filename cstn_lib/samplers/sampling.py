@@ -88,7 +88,10 @@ def _grid_sample(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
     grid = torch.stack([(2 * x + 1) / width, (2 * y + 1) / height], dim=-1) - 1
     # in the points' precision: bfloat16 would move them by whole cells
     values = F.grid_sample(features.to(grid.dtype), grid, align_corners=False)  # (B, C, L, T)
-    return F.linear(values.to(features.dtype).permute(0, 2, 3, 1).flatten(2), kernel)
+    values = values.permute(0, 2, 3, 1).to(features.dtype, memory_format=torch.contiguous_format)
+    result = F.linear(values.flatten(2), kernel)
+    # on a GPU grid_sample reads zeros at NaN
+    return result + (0 * (x + y)).detach().sum(dim=2, keepdim=True).to(result.dtype)
 
 
 def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -> Tensor:
@@ -106,7 +109,12 @@ def _loops(
 
     Args:
         theta: (B, L, 6); theta, centres and taps as of `loops.sample`.
+
+    Raises:
+        ValueError: the map is not on a CPU.
     """
+    if features.device.type != "cpu":
+        raise ValueError(f"sampler 'loops' needs a map on a CPU, not on {features.device}")
     narrow = features.dtype
     if torch.is_autocast_enabled("cpu"):
         narrow = torch.get_autocast_dtype("cpu")

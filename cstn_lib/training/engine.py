@@ -253,15 +253,19 @@ def _predict(
 def _own_settings(device: torch.device) -> Iterator[None]:
     """Random numbers and products as the recipe has them; for the caller as they were.
 
-    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may want fewer digits.
+    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may want fewer digits, and
+    so does a GPU in convolutions (TF32) where nobody says otherwise.
     """
-    digits = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    digits, rounded = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
         try:
             yield
         finally:
             torch.set_float32_matmul_precision(digits)
+            cudnn.allow_tf32 = rounded
 
 
 def _epoch_seed(seed: int, epoch: int, process: int) -> int:
@@ -321,7 +325,8 @@ def _loading(device: torch.device) -> dict[str, object]:
     """How whole batches are fetched: for a GPU by other processes, into memory it can copy from."""
     if device.type != "cuda":
         return {}
-    return {"num_workers": min(8, processors()), "pin_memory": True}
+    kept = {"persistent_workers": True}  # from epoch to epoch: starting them takes a second
+    return {"num_workers": min(8, processors()), "pin_memory": True, **kept}
 
 
 class RunningMeans:

@@ -34,13 +34,14 @@ def bilinear(map_: torch.Tensor, y: float, x: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_equation_and_hull_against_loops(dilation):
+def test_equation_and_hull_against_loops(device, dilation):
     torch.manual_seed(0)
     layer = DeformableConv2d(3, 2, 3, dilation=dilation)
     nn.init.normal_(layer.offsets.weight, std=0.2)
     x = torch.randn(1, 3, 7, 6)
     with torch.no_grad():
-        features, offsets = layer(x)
+        features, offsets = (value.cpu() for value in layer.to(device)(x.to(device)))
+    layer.cpu()
     window = Window(3, dilation=dilation)
     height, width = window.output_size((7, 6))
     assert features.shape == (1, 2, height, width) and offsets.shape == (1, 18, height, width)
@@ -61,14 +62,15 @@ def test_equation_and_hull_against_loops(dilation):
             assert torch.allclose(boxes[0, row, column], hull, atol=1e-5)
 
 
-def test_the_operator_of_torchvision_gives_the_same():
+def test_the_operator_of_torchvision_gives_the_same(device):
     """Values and gradients: a CPU and a GPU train the same network."""
     torch.manual_seed(0)
     layer = DeformableConv2d(4, 5, 3, dilation=2)
     nn.init.normal_(layer.offsets.weight, std=0.2)
     x = torch.randn(2, 4, 9, 8, requires_grad=True)
     ours, offsets = layer(x)
-    theirs = deform_conv2d(x, offsets, layer.weight, layer.bias, dilation=2)
+    there = (value.to(device) for value in (x, offsets, layer.weight, layer.bias))
+    theirs = deform_conv2d(*there, dilation=2).cpu()
     assert torch.allclose(ours, theirs, atol=1e-5)
     inputs = (x, offsets, layer.weight, layer.bias)
     grown = torch.randn_like(ours)

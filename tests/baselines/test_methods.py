@@ -149,3 +149,25 @@ def test_channels_last_changes_nothing(head):
     other = said(model(images().contiguous(memory_format=torch.channels_last)))
     for a, b in zip(expected, other, strict=True):
         assert torch.allclose(a.float(), b.float(), atol=1e-4)
+
+
+@every_method
+def test_a_training_step_is_that_of_a_cpu(device, head):
+    """On each device, with maps whose channels lie together: losses and gradients."""
+    config = replace(TRAINING, alpha_scale=1.0)
+    steps = []
+    for where, layout in (("cpu", torch.contiguous_format), (device, torch.channels_last)):
+        model = make(head).double().train().to(where, memory_format=layout)
+        pixels, labels = (images() / 255).double().to(where), LABELS.to(where)
+        torch.manual_seed(0)
+        losses = model.losses(model(pixels, labels=labels), labels, config)
+        losses["loss"].backward()
+        steps.append((losses, {n: p.grad.cpu() for n, p in model.named_parameters()}))
+    (expected, gradients), (found, ours) = steps
+    if head in RANDOM and device != "cpu":  # each device draws its own numbers
+        assert all(gradient.isfinite().all() for gradient in ours.values())
+        return
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    for name, gradient in gradients.items():
+        assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-6), name

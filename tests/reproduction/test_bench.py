@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from cstn_lib.config import ModelConfig
 from cstn_lib.cstn import ConvSTN2d
-from cstn_lib.reproduction import bench
 from cstn_lib.reproduction.bench import (
     LayerCase,
     SystemCase,
@@ -20,6 +20,7 @@ from cstn_lib.reproduction.bench import (
     median_seconds,
     peak_megabytes,
     ratio_tables,
+    rounding,
     run_benchmarks,
 )
 
@@ -90,18 +91,17 @@ def test_the_file_has_the_promised_fields():
     layer, system = json.loads(json.dumps(result))["layer"], result["system"]
     assert {
         *("channels", "size", "kernel", "batch", "conv_s", "convstn_s", "copies_s", "deform_s"),
-        "products_s",
         *("convstn_peak_mb", "copies_peak_mb"),
     } <= layer[0].keys()
     assert {
         *("model", "image_size", "train_plain_ips", "train_cstn_ips"),
-        *("infer_plain_ips", "infer_cstn_ips", "train_theta_ips"),
+        *("infer_plain_ips", "infer_cstn_ips"),
     } <= system[0].keys()
     assert result["threads"] == torch.get_num_threads()
-    assert all(value > 0 for value in layer[0].values())
+    assert all(value > 0 for name, value in layer[0].items() if name != "precision")
     ratios, shares = ratio_tables(result)
-    assert ratios.index.tolist() == ["C=4 8x8 K=3"]
-    assert shares.index.tolist() == ["small float32"]
+    assert ratios.index.tolist() == ["C=4 8x8 K=3 float32"]
+    assert shares.index.tolist() == ["small x2 float32"]
     assert ratios["CSTN / conv"].iloc[0] == round(layer[0]["convstn_s"] / layer[0]["conv_s"], 2)
 
 
@@ -110,12 +110,29 @@ def test_training_moves_both_systems():
     assert min(value for name, value in row.items() if name.endswith("_ips")) > 0
 
 
-def test_the_third_system_reads_thetas_and_moves_nothing():
-    torch.manual_seed(0)
-    model = bench._Unmoved(ModelConfig(num_classes=3, weights="none")).eval()
-    for layer in model.layers.values():
-        torch.nn.init.normal_(layer.localization.regress.weight)
-    with torch.no_grad():
-        output = model(torch.rand(2, 3, 160, 160))
-    assert torch.equal(output.boxes, output.default_boxes.expand_as(output.boxes))
-    assert not torch.allclose(output.thetas[0], torch.eye(2, 3), atol=0.1)
+def test_bfloat16_is_measured_in_bfloat16(monkeypatch):
+    """Contestants get maps and give features as within a network under autocast."""
+    seen = []
+    original = torch.Tensor.backward
+
+    def backward(features: torch.Tensor, gradient: torch.Tensor) -> None:
+        seen.append((features.dtype, gradient.dtype))
+        original(features, gradient)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    row = measure_layer(replace(TINY, precision="bfloat16"), "cpu", 0.0)
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
+    assert row["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "within"), [("float32", ("highest", False)), ("tf32", ("high", True))]
+)
+def test_rounding_is_one_for_all_products(precision, within):
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    with rounding(precision):
+        assert settings() == within
+    assert settings() == before

@@ -606,8 +606,11 @@ OTHERS_SETTINGS = {
 def test_a_training_depends_on_its_recipe_alone(fit_in, val: ImageSet, monkeypatch):
     """Not on what the environment or the caller has asked of torch or of other libraries."""
     seen = set()
+    cudnn = torch.backends.cudnn
     models = [make_model() for _ in range(2)]
-    models[1].register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
+    models[1].register_forward_hook(
+        lambda *_: seen.add((torch.get_float32_matmul_precision(), cudnn.allow_tf32))
+    )
     fit_in(models[0], name="plain")
     for name, value in OTHERS_SETTINGS.items():
         monkeypatch.setenv(name, value)
@@ -617,9 +620,10 @@ def test_a_training_depends_on_its_recipe_alone(fit_in, val: ImageSet, monkeypat
         fit_in(models[1], name="set")
         predict(models[1], val, device="cpu")
         assert torch.get_float32_matmul_precision() == "medium", "the caller's again"
+        assert cudnn.allow_tf32, "torch's default"
     finally:
         torch.set_float32_matmul_precision(before)
-    assert seen == {"highest"}
+    assert seen == {("highest", False)}
     assert not differing(*models)
 
 
@@ -724,15 +728,15 @@ def moved_model() -> nn.Module:
     return model
 
 
-def test_predict_against_a_loop(make_images: Callable[..., ImageSet], monkeypatch):
+def test_predict_against_a_loop(device, make_images: Callable[..., ImageSet], monkeypatch):
     monkeypatch.setattr("cstn_lib.training.engine.PREDICT_BATCH", 4)
     data = make_images(10)  # the last batch is not full
     model = moved_model()
     model(data.__getitems__([0, 1])[0])  # batch norm has seen something
-    table = predict(model, data, device="cpu")
+    table = predict(model, data, device=device)
     assert table["image"].tolist() == list(range(10))
     assert table["label"].tolist() == data.labels.tolist()
-    model.eval()
+    model.cpu().eval()
     for i in range(10):
         images, labels = data.__getitems__([i])
         with torch.no_grad():
@@ -827,11 +831,14 @@ def test_every_method_resumes_to_the_same_network(fit_in, head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_method_in_bfloat16(fit_in, val: ImageSet, head):
-    model = make_model(config=replace(SMALL, head=head))
-    history = fit_in(model, replace(TRAINING, warmup_epochs=0, precision="bfloat16"))
-    assert np.isfinite(history.to_numpy()).all()
-    table = predict(model, val, device="cpu", precision="bfloat16")
+def test_every_method_in_bfloat16(device, fit_in, val: ImageSet, head):
+    """Also where its checkpoint is read again."""
+    for epochs in (1, 2):
+        model = make_model(config=replace(SMALL, head=head))
+        training = replace(TRAINING, epochs=epochs, warmup_epochs=0, precision="bfloat16")
+        history = fit_in(model, training, device=device)
+        assert len(history) == epochs and np.isfinite(history.to_numpy()).all()
+    table = predict(model, val, device=device, precision="bfloat16")
     assert np.isfinite(array(table, "true_box")).all()
     assert table["true_prob"].between(0, 1).all()
 
@@ -851,6 +858,16 @@ def test_what_a_network_draws_depends_on_seed_and_epoch_alone(fit_in):
     drawn.clear()
     fit_in(model, name="three", seed=6)
     assert not set(drawn) & set(first)
+
+
+def test_images_from_other_processes_are_those_of_one(fit_in, monkeypatch):
+    """As they are loaded for a GPU, epoch after epoch."""
+    alone, helped = make_model(), make_model()
+    fit_in(alone, name="alone")
+    loading = engine._loading(torch.device("cuda")) | {"num_workers": 2, "pin_memory": False}
+    monkeypatch.setattr(engine, "_loading", lambda device: loading)
+    fit_in(helped, name="helped")
+    assert not differing(alone, helped)
 
 
 def test_fit_leaves_the_random_numbers_of_the_caller(fit_in):
