@@ -35,8 +35,11 @@ from torchvision.ops import deform_conv2d
 
 from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
+from cstn_lib.evaluation.choosing import fused
+from cstn_lib.evaluation.views import describe_views
 from cstn_lib.geometry import Window, identity_theta, sampling_points
 from cstn_lib.models import build_model
+from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.pyramid import CSTNLocalizer
 from cstn_lib.reproduction.experiments import RECIPES, make_experiment
 from cstn_lib.support.progress import Progress
@@ -113,7 +116,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
     Returns:
         the layer: times as multiples of ``conv``'s, speed-ups and memory as multiples of ours, the
         share of ours that is matrix products;
-        the system: images per second with CSTN as a share of those with plain convolutions.
+        the system: images per second with CSTN as a share of those with plain convolutions, and
+        the time of choosing a box, and of three views with it, in that of one pass of the network.
     """
     layer, system = pd.DataFrame(result["layer"]), pd.DataFrame(result["system"])
     shapes = [f"C={c.channels} {c.size}x{c.size} K={c.kernel}" for c in layer.itertuples()]
@@ -136,6 +140,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
             "infer CSTN / plain": system["infer_cstn_ips"] / system["infer_plain_ips"],
             "train CSTN [images/s]": system["train_cstn_ips"],
             "infer CSTN [images/s]": system["infer_cstn_ips"],
+            "fused box / network": system["infer_cstn_ips"] / system["infer_fused_ips"],
+            "three views / network": system["infer_cstn_ips"] / system["infer_views_ips"],
         }
     )
     names = system["model"] + " " + system["precision"]
@@ -226,6 +232,9 @@ def by_deform(features: Tensor, theta: Tensor, window: Window, weight: Tensor) -
 def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, object]:
     """One row: images per second of training and of inference, plain and with CSTN.
 
+    ``infer_fused_ips`` is choosing a box (`cstn_lib.evaluation.choosing.fused`) alone, of CSTN's
+    votes that are there already; ``infer_views_ips`` all of `cstn_lib.evaluation.views`, which runs
+    CSTN three times.
     ``train_theta_ips`` is training with localization networks that move nothing: what CSTN would
     reach if sampling cost as much as a convolution.
     """
@@ -243,10 +252,10 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
         model.losses(output, labels, training)["loss"].backward()
         optimizer.step()
 
-    def forward(model: nn.Module) -> None:
+    def forward(model: nn.Module, images: Tensor = images) -> LocalizerOutput:
         model.eval()
         with torch.inference_mode(), autocast(images.device, case.precision):
-            model(images)
+            return model(images)
 
     train, infer = {}, {}
     for name, network in (("plain", build_model), ("cstn", build_model), ("theta", _Unmoved)):
@@ -256,6 +265,10 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, o
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
         train[name], infer[name] = partial(step, model, optimizer), partial(forward, model)
     del infer["theta"]
+    said = infer["cstn"]()
+    rows = torch.arange(case.batch, device=device)
+    infer["fused"] = partial(fused, said.log_joint[rows, labels], said.boxes)
+    infer["views"] = partial(describe_views, infer["cstn"], images, labels)
     trained = median_seconds(train, device, seconds)
     inferred = median_seconds(infer, device, seconds)
     return {
