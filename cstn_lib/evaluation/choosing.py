@@ -30,7 +30,7 @@ EXPONENT = 0.25
 OVERLAP = 0.5
 """The IoU from which a box takes part in the mean of `fused`."""
 
-MOST = 100
+MOST = 200
 """How many votes of an image count."""
 
 

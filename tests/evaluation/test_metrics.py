@@ -371,9 +371,8 @@ def test_max_box_acc_against_loops(seed, images):
         assert max_box_acc(table, iou) == pytest.approx(expected)
     expected = [slow_max_box_acc(rows, iou, "threshold_any_iou") for iou in MAX_BOX_ACC_IOUS]
     assert max_box_acc_v2(table).mean() == pytest.approx(np.mean(expected))
-    assert max_box_acc_v2(table).mean() >= np.mean(
-        [max_box_acc(table, iou) for iou in MAX_BOX_ACC_IOUS]
-    )
+    largest = np.mean([max_box_acc(table, iou) for iou in MAX_BOX_ACC_IOUS])
+    assert max_box_acc_v2(table).mean() >= largest - 1e-9
 
 
 def published_iou(found: tuple[int, ...], truth: tuple[int, ...]) -> float:
