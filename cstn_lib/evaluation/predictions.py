@@ -65,6 +65,9 @@ from cstn_lib.support.errors import InputError, first_line
 
 TOP_K = 5
 
+CLASS_COLUMNS = ("label", "predicted", "predicted_prob", "true_prob")
+"""What `describe` says of the classes."""
+
 WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "fused_box": 4, "boxes": 4}
 """Numbers per entry in the flat list columns, by what follows the first ``_`` of their names."""
 
@@ -78,26 +81,18 @@ def describe(output: LocalizerOutput | ScoreMapOutput, labels: Tensor) -> dict[s
     Args:
         labels: (B,) int64 true classes.
     """
-    if isinstance(output, ScoreMapOutput):
-        rows = torch.arange(len(labels), device=labels.device)
-        columns = class_columns(output.logits.float().log_softmax(dim=1), labels)
-        return columns | {"score_map": output.maps[rows, labels].float()}
-    log_joint = output.log_joint
-    columns = class_columns(class_log_prob(log_joint), labels)
-    asked = {"predicted": columns["predicted"], "true": labels}
-    return columns | _describe_votes(output, log_joint, asked)
-
-
-def class_columns(log_class: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The columns that log p(c), (B, C), decides."""
-    rows = torch.arange(len(labels), device=labels.device)
+    log_joint = None if isinstance(output, ScoreMapOutput) else output.log_joint
+    if log_joint is None:
+        log_class = output.logits.float().log_softmax(dim=1)
+    else:
+        log_class = class_log_prob(log_joint)
     predicted = log_class.argmax(dim=1)
-    return {
-        "label": labels,
-        "predicted": predicted,
-        "predicted_prob": log_class[rows, predicted].exp(),
-        "true_prob": log_class[rows, labels].exp(),
-    }
+    rows = torch.arange(len(labels), device=labels.device)
+    probabilities = log_class[rows, predicted].exp(), log_class[rows, labels].exp()
+    columns = dict(zip(CLASS_COLUMNS, (labels, predicted, *probabilities), strict=True))
+    if log_joint is None:
+        return columns | {"score_map": output.maps[rows, labels].float()}
+    return columns | _describe_votes(output, log_joint, {"predicted": predicted, "true": labels})
 
 
 def _describe_votes(

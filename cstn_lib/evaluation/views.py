@@ -10,7 +10,7 @@ the image's own coordinates: the wide one begins below 0 and ends above 1.
   `cstn_lib.evaluation.choosing.fused` makes one of them.
 * Score maps (CAM and its kin) are pasted back into the image and averaged, again as they are.
 
-A network is asked once per view: twice as many calls more. Its classes stay those of the image.
+A network is asked once per view, three times instead of once; classes stay those of the image.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cstn_lib.evaluation.choosing import fused, hull
-from cstn_lib.evaluation.predictions import class_columns
-from cstn_lib.joint import class_log_prob, joint_log_prob
+from cstn_lib.evaluation.predictions import CLASS_COLUMNS, describe
+from cstn_lib.joint import joint_log_prob
 from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput, normalized
 
 Network = Callable[[Tensor], "LocalizerOutput | ScoreMapOutput"]
@@ -46,15 +46,10 @@ def describe_views(network: Network, images: Tensor, labels: Tensor) -> dict[str
         mean ``score_map`` (B, H, W) for the true class.
     """
     output = network(images)
-    rows = torch.arange(len(labels), device=labels.device)
+    alone = describe(output, labels)
+    columns = {name: alone[name] for name in CLASS_COLUMNS}
     votes = isinstance(output, LocalizerOutput)
-    if votes:
-        log_joint = output.log_joint
-        columns = class_columns(class_log_prob(log_joint), labels)
-        found = fused(log_joint[rows, labels], output.boxes)
-    else:
-        columns = class_columns(output.logits.float().log_softmax(dim=1), labels)
-        found = _upper_half(output.maps[rows, labels].float())
+    found = alone["true_fused_box"] if votes else _upper_half(alone["score_map"])
     image = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=images.device).expand(len(images), 4)
     centre = ((found[:, :2] + found[:, 2:]) / 2).clamp(CROP / 2, 1 - CROP / 2)
     frames = [
@@ -63,6 +58,7 @@ def describe_views(network: Network, images: Tensor, labels: Tensor) -> dict[str
         torch.cat([centre - CROP / 2, centre + CROP / 2], dim=1),
     ]
     outputs = [output, *(network(seen_through(images, frame)) for frame in frames[1:])]
+    rows = torch.arange(len(labels), device=labels.device)
     if not votes:
         maps = torch.stack([each.maps[rows, labels].float() for each in outputs])
         return columns | {"score_map": pasted(maps, torch.stack(frames), images.shape[2:])}
