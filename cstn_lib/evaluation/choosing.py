@@ -121,7 +121,8 @@ def _heaviest(log_p: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ious(boxes: Tensor) -> Tensor:
     """(B, n, n) IoU of every pair; 1 of a box with itself, also where it is empty."""
-    ious = torch.vmap(box_iou)(boxes, boxes).nan_to_num(0.0)
+    few = torch.vmap(box_iou, chunk_size=8)  # images at once: their pairs stay in the cache
+    ious = few(boxes, boxes).nan_to_num(0.0)
     ious.diagonal(dim1=1, dim2=2).fill_(1)
     return ious
 
