@@ -110,6 +110,8 @@ def test_layer_and_network_need_no_extra():
         "features, theta = ConvSTN2d(4, 8, 5)(torch.rand(2, 4, 9, 9, requires_grad=True))\n"
         "features.sum().backward()\n"
         "output = build_model(ModelConfig(num_classes=3))(torch.rand(1, 3, 80, 80))\n"
+        "from cstn_lib.evaluation.choosing import fused\n"
+        "assert fused(output.log_joint[:, 0], output.boxes).shape == (1, 4)\n"
         "print(*features.shape, output.log_joint.exp().sum().item().__round__(4))\n"
     )
     assert done.returncode == 0, done.stderr

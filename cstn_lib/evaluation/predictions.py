@@ -23,6 +23,7 @@ the Top-1 box, the GT-Known box, the Top-5 boxes).
 | ``*_location`` | k x 2 (row, column) on its level |
 | ``*_theta`` | k x 6 entries of theta, row by row |
 | ``*_default_box``, ``*_box`` | k x 4, theta = identity and transformed |
+| ``*_fused_box`` | 4, what `cstn_lib.evaluation.choosing.fused` makes of all votes |
 | ``true_locations`` | how many locations share the vote p(l, s given c): exp of its entropy |
 | ``level_score``, ``level_box`` | the best location of each level under the true class: S, S x 4 |
 | ``any_default_iou`` | best IoU with the ground truth over all default boxes |
@@ -37,6 +38,10 @@ fixed threshold of 20 %, and beside it, for T thresholds
 
 There is no box under its predicted class: where the class is right, that is the true class.
 
+Where three views of each image were asked (`cstn_lib.evaluation.views`), that holds for both kinds:
+the table has the first columns, with the one fused ``true_box`` of a network that votes, and of
+score maps the thresholds.
+
 Boxes are ``xyxy`` in [0, 1]. The table is a Parquet file.
 """
 
@@ -50,6 +55,7 @@ import torch
 from torch import Tensor
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
+from cstn_lib.evaluation.choosing import fused
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, resized
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob, locations, top_locations
@@ -59,7 +65,10 @@ from cstn_lib.support.errors import InputError, first_line
 
 TOP_K = 5
 
-WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "boxes": 4}
+CLASS_COLUMNS = ("label", "predicted", "predicted_prob", "true_prob")
+"""What `describe` says of the classes."""
+
+WIDTHS = {"location": 2, "theta": 6, "default_box": 4, "box": 4, "fused_box": 4, "boxes": 4}
 """Numbers per entry in the flat list columns, by what follows the first ``_`` of their names."""
 
 
@@ -79,12 +88,8 @@ def describe(output: LocalizerOutput | ScoreMapOutput, labels: Tensor) -> dict[s
         log_class = class_log_prob(log_joint)
     predicted = log_class.argmax(dim=1)
     rows = torch.arange(len(labels), device=labels.device)
-    columns = {
-        "label": labels,
-        "predicted": predicted,
-        "predicted_prob": log_class[rows, predicted].exp(),
-        "true_prob": log_class[rows, labels].exp(),
-    }
+    probabilities = log_class[rows, predicted].exp(), log_class[rows, labels].exp()
+    columns = dict(zip(CLASS_COLUMNS, (labels, predicted, *probabilities), strict=True))
     if log_joint is None:
         return columns | {"score_map": output.maps[rows, labels].float()}
     return columns | _describe_votes(output, log_joint, {"predicted": predicted, "true": labels})
@@ -98,6 +103,7 @@ def _describe_votes(
     where = locations(output.sizes, labels.device)
     numbers = torch.tensor([int(name) for name in output.level_names], device=labels.device)
     theta = _flat_thetas(output)
+    rows = torch.arange(len(labels), device=labels.device)
     columns = {}
     for who, classes in asked.items():
         score, index = top_locations(log_joint, classes, TOP_K)  # (B, k)
@@ -108,8 +114,8 @@ def _describe_votes(
             f"{who}_theta": theta.gather(1, index[..., None].expand(-1, -1, 6)).flatten(1),
             f"{who}_default_box": output.default_boxes[index].flatten(1),
             f"{who}_box": output.boxes.gather(1, index[..., None].expand(-1, -1, 4)).flatten(1),
+            f"{who}_fused_box": fused(log_joint[rows, classes], output.boxes),
         }
-    rows = torch.arange(len(labels), device=labels.device)
     cells = [h * w for h, w in output.sizes]
     log_vote = log_joint[rows, labels]
     best = [level.max(dim=1) for level in log_vote.split(cells, dim=1)]
@@ -148,8 +154,10 @@ def judge(
     """
     judged = dict(columns)
     if "score_map" not in columns:
-        judged["any_default_iou"] = best_iou(judged.pop("default_boxes"), truth).max(axis=1)
-        judged["any_iou"] = best_iou(judged.pop("boxes"), truth).max(axis=1)
+        for kind in ("default_boxes", "boxes"):
+            if kind in judged:
+                best = best_iou(judged.pop(kind), truth).max(axis=1)
+                judged[f"any_{kind.removesuffix('boxes')}iou"] = best
         return judged
     maps = resized(normalized(torch.from_numpy(judged.pop("score_map"))), image_size).numpy()
     thresholds = THRESHOLDS if sweep else (CAM_THRESHOLD,)

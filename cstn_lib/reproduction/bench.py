@@ -36,8 +36,11 @@ from torchvision.ops import deform_conv2d
 
 from cstn_lib.config import ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
+from cstn_lib.evaluation.choosing import fused
+from cstn_lib.evaluation.views import describe_views
 from cstn_lib.geometry import Window, identity_theta, sampling_points
 from cstn_lib.models import build_model
+from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.reproduction.experiments import RECIPES, make_experiment
 from cstn_lib.support.progress import Progress
 from cstn_lib.training.engine import autocast, supports_bfloat16
@@ -126,7 +129,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
 
     Returns:
         the layer: times as multiples of ``conv``'s, speed-ups and memory as multiples of ours;
-        the system: images per second with CSTN as a share of those with plain convolutions.
+        the system: images per second with CSTN as a share of those with plain convolutions, and
+        the time of choosing a box, and of three views with it, in that of one pass of the network.
     """
     layer, system = pd.DataFrame(result["layer"]), pd.DataFrame(result["system"])
     shapes = [
@@ -149,6 +153,8 @@ def ratio_tables(result: dict[str, list[dict]]) -> tuple[pd.DataFrame, pd.DataFr
             "infer CSTN / plain": system["infer_cstn_ips"] / system["infer_plain_ips"],
             "train CSTN [images/s]": system["train_cstn_ips"],
             "infer CSTN [images/s]": system["infer_cstn_ips"],
+            "fused box / network": system["infer_cstn_ips"] / system["infer_fused_ips"],
+            "three views / network": system["infer_cstn_ips"] / system["infer_views_ips"],
         }
     )
     names = system["model"] + " x" + system["batch"].astype(str) + " " + system["precision"]
@@ -231,6 +237,9 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, f
     """One row: images per second of training and of inference, plain and with CSTN.
 
     On a GPU also the megabytes at the peak of a training step, beyond network and optimizer.
+    ``infer_fused_ips`` is choosing a box (`cstn_lib.evaluation.choosing.fused`) alone, of CSTN's
+    votes that are there already; ``infer_views_ips`` all of `cstn_lib.evaluation.views`, which runs
+    CSTN three times.
     """
     shape = (case.batch, 3, case.image_size, case.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -238,10 +247,10 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, f
     labels = torch.randint(0, case.model.num_classes, (case.batch,), device=device)
     training = TrainingConfig(lambda_theta=1e-4, alpha_scale=0.5)
 
-    def forward(model: nn.Module) -> None:
+    def forward(model: nn.Module, images: Tensor = images) -> LocalizerOutput:
         model.eval()
         with torch.inference_mode(), autocast(images.device, case.precision):
-            model(images)
+            return model(images)
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         model.train()
@@ -258,6 +267,10 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, f
         model.to(device=device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
         train[name], infer[name] = partial(step, model, optimizer), partial(forward, model)
+    said = infer["cstn"]()
+    rows = torch.arange(case.batch, device=device)
+    infer["fused"] = partial(fused, said.log_joint[rows, labels], said.boxes)
+    infer["views"] = partial(describe_views, infer["cstn"], images, labels)
     row = {"model": case.name, "image_size": case.image_size, "batch": case.batch}
     row["precision"] = case.precision
     with rounding(case.precision):

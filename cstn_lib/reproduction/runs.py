@@ -6,6 +6,7 @@
         model.safetensors             the trained network
         history.csv                   one row per epoch
         predictions-test.parquet      see `cstn_lib.evaluation.predictions`
+        predictions-test-views.parquet  the same for three views
         run.json                      written last: versions, machine, seconds; marks a finished run
         lock                          held while a process works here; empty
 
@@ -156,12 +157,16 @@ class Run:
                 "delete its folder to train again"
             ) from error
 
-    def predictions_path(self, split: str) -> Path:
+    def predictions_path(self, split: str, *, views: bool = False) -> Path:
         """Where the predictions table of a split lies; the name tells the split's content."""
-        return self.folder / f"predictions-{split}-{self.split(split).fingerprint[:10]}.parquet"
+        asked = f"{split}-views" if views else split
+        return self.folder / f"predictions-{asked}-{self.split(split).fingerprint[:10]}.parquet"
 
-    def predictions(self, split: str = "test") -> pd.DataFrame:
+    def predictions(self, split: str = "test", *, views: bool = False) -> pd.DataFrame:
         """The predictions table on a split, computed on the first call.
+
+        Args:
+            views: the one for three views of each image, see `cstn_lib.evaluation.views`.
 
         Raises:
             InputError: the network knows other classes than the split's.
@@ -171,13 +176,17 @@ class Run:
             raise InputError(
                 f"split {split!r}: {shown} classes, expected the {known} of {self.title}"
             )
-        path, processes = self.predictions_path(split), self.store.processes
+        path, processes = self.predictions_path(split, views=views), self.store.processes
         if _of_first(processes, lambda: not path.is_file()):
             with self.held():
                 if not path.is_file():  # by another command in the meantime
-                    precision = self.experiment.training.precision
-                    device, images = self.store.device, self.split(split)
-                    table = predict(self.model(), images, device=device, precision=precision)
+                    table = predict(
+                        self.model(),
+                        self.split(split),
+                        device=self.store.device,
+                        precision=self.experiment.training.precision,
+                        views=views,
+                    )
                     if processes.is_first:
                         save_table(table, path)
                     processes.wait()

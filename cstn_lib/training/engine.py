@@ -33,7 +33,8 @@ from cstn_lib.data.images import ImageSet
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import describe, judge, to_table
-from cstn_lib.outputs import Localizer
+from cstn_lib.evaluation.views import describe_views
+from cstn_lib.outputs import Localizer, LocalizerOutput, ScoreMapOutput
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.machine import processors
@@ -207,18 +208,33 @@ def _steps(
 
 @_in_one_line()
 def predict(
-    model: Localizer, data: ImageSet, *, device: str, precision: str = "float32"
+    model: Localizer,
+    data: ImageSet,
+    *,
+    device: str,
+    precision: str = "float32",
+    views: bool = False,
 ) -> pd.DataFrame:
-    """The predictions table (`cstn_lib.evaluation.predictions`) of a network on a split."""
+    """The predictions table (`cstn_lib.evaluation.predictions`) of a network on a split.
+
+    Args:
+        views: ask for three views of each image, see `cstn_lib.evaluation.views`.
+    """
     check_precision(precision)
     together = processes(resolve_device(device))
     model.to(device=together.device, memory_format=torch.channels_last)
     with _own_settings(together.device):
-        return _predict(together, model, data, precision, watching=False)
+        return _predict(together, model, data, precision, watching=False, views=views)
 
 
 def _predict(
-    together: Processes, model: Localizer, data: ImageSet, precision: str, *, watching: bool
+    together: Processes,
+    model: Localizer,
+    data: ImageSet,
+    precision: str,
+    *,
+    watching: bool,
+    views: bool = False,
 ) -> pd.DataFrame:
     """The predictions table; quietly and without a sweep of thresholds while `watching`.
 
@@ -228,15 +244,21 @@ def _predict(
     batches = [mine[i : i + PREDICT_BATCH] for i in range(0, len(mine), PREDICT_BATCH)]
     loader = DataLoader(data, batch_sampler=batches, collate_fn=tuple, **_loading(together.device))
     model.eval()
+
+    def network(images: Tensor) -> LocalizerOutput | ScoreMapOutput:
+        with autocast(together.device, precision):
+            return model(images)
+
     parts: list[dict[str, np.ndarray]] = []
     quiet = watching or not together.is_first
     bar = Progress(loader, f"predict {data.name} {data.split}", disable=quiet)
     for indices, (images, labels) in zip(batches, bar, strict=True):
         images, labels = images.to(together.device), labels.to(together.device)
         with torch.inference_mode():
-            with autocast(together.device, precision):
-                output = model(images)
-            columns = describe(output, labels)
+            if views:
+                columns = describe_views(network, images, labels)
+            else:
+                columns = describe(network(images), labels)
         part = {name: value.cpu().numpy() for name, value in columns.items()}
         truth = BoxList.of([data.boxes_of(i) for i in indices])
         part = judge(part, truth, data.image_size, sweep=not watching)

@@ -20,6 +20,7 @@ from cstn_lib.evaluation.metrics import (
     area_histogram,
     best_iou,
     box_area,
+    by_fusion,
     choose_threshold,
     evaluate,
     ground_truth,
@@ -204,6 +205,24 @@ def test_default_boxes_are_judged_apart():
     assert transformed["any_box"].tolist() == [True, False, True]
     assert default["any_box"].tolist() == [False, True, True]
     assert default["top1_class"].tolist() == transformed["top1_class"].tolist()
+
+
+def test_the_fused_box_takes_the_place_of_the_best_five():
+    """Right where the best is wrong, wrong where all five are right, right under the true class."""
+    of = {"predicted_box": (BAD,) * 5}
+    made = [row(**of), row(), row(predicted=2, **of)]
+    fused = [(GOOD, GOOD), (BAD, BAD), (BAD, GOOD)]
+    for line, (predicted, true) in zip(made, fused, strict=True):
+        line |= {"predicted_fused_box": np.array(predicted), "true_fused_box": np.array(true)}
+    right = hits(by_fusion(table_of(made)))
+    assert right.astype(int).to_numpy().tolist() == [
+        [1, 1, 1, 1, 1],
+        [1, 0, 0, 0, 1],
+        [0, 0, 1, 1, 1],
+    ]
+    assert max_box_acc(by_fusion(table_of(made))) == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="fused box: expected"):
+        by_fusion(table_of([row()]))
 
 
 def test_evaluate_gives_fractions_of_the_images():

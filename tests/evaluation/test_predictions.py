@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from cstn_lib.evaluation.choosing import fused
 from cstn_lib.evaluation.metrics import ground_truth
 from cstn_lib.evaluation.predictions import (
     TOP_K,
@@ -106,6 +107,10 @@ def test_columns_against_loops(name, transform):
                 assert array(table, f"{who}_box")[image, i].tolist() == box.tolist()
                 default = output.default_boxes[vote["n"]]
                 assert array(table, f"{who}_default_box")[image, i].tolist() == default.tolist()
+            own = sorted((v for v in found if v["c"] == c), key=lambda v: v["n"])
+            log_p = torch.tensor([[math.log(v["p"]) for v in own]])
+            chosen = fused(log_p, output.boxes[image, None])[0].tolist()
+            assert line[f"{who}_fused_box"].tolist() == pytest.approx(chosen, abs=1e-5)
         for s in range(len(sizes)):
             best = max((v for v in found if (v["c"], v["s"]) == (label, s)), key=lambda v: v["p"])
             assert line["level_score"][s] == pytest.approx(math.log(best["p"]), abs=1e-4)
@@ -129,6 +134,7 @@ def test_shapes_of_arrays():
         assert array(table, f"{who}_theta").shape == (BATCH, 5, 6)
         assert array(table, f"{who}_box").shape == (BATCH, 5, 4)
         assert array(table, f"{who}_default_box").shape == (BATCH, 5, 4)
+        assert array(table, f"{who}_fused_box").shape == (BATCH, 1, 4)
     assert array(table, "level_score").shape == (BATCH, 2)
     assert array(table, "level_box").shape == (BATCH, 2, 4)
 

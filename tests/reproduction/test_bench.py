@@ -95,13 +95,15 @@ def test_the_file_has_the_promised_fields():
     } <= layer[0].keys()
     assert {
         *("model", "image_size", "train_plain_ips", "train_cstn_ips"),
-        *("infer_plain_ips", "infer_cstn_ips"),
+        *("infer_plain_ips", "infer_cstn_ips", "infer_fused_ips", "infer_views_ips"),
     } <= system[0].keys()
     assert result["threads"] == torch.get_num_threads()
     assert all(value > 0 for name, value in layer[0].items() if name != "precision")
     ratios, shares = ratio_tables(result)
     assert ratios.index.tolist() == ["C=4 8x8 K=3 float32"]
     assert shares.index.tolist() == ["small x2 float32"]
+    three = system[0]["infer_cstn_ips"] / system[0]["infer_views_ips"]
+    assert shares["three views / network"].iloc[0] == round(three, 2)
     assert ratios["CSTN / conv"].iloc[0] == round(layer[0]["convstn_s"] / layer[0]["conv_s"], 2)
 
 

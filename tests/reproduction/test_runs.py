@@ -163,6 +163,14 @@ def test_predictions_are_computed_once(copied: Run, monkeypatch):
     pd.testing.assert_frame_equal(copied.predictions("val"), first, check_exact=True)
 
 
+def test_predictions_with_views_have_a_file_of_their_own(copied: Run):
+    alone, views = copied.predictions("val"), copied.predictions("val", views=True)
+    assert copied.predictions_path("val", views=True).is_file()
+    assert set(views) < set(alone)
+    pd.testing.assert_frame_equal(copied.predictions("val"), alone, check_exact=True)
+    pd.testing.assert_frame_equal(copied.predictions("val", views=True), views, check_exact=True)
+
+
 def test_predictions_of_different_splits_do_not_mix(copied: Run):
     paths = {copied.predictions_path(split) for split in ("train", "val", "test")}
     assert len(paths) == 3

@@ -28,6 +28,7 @@ from cstn_lib.data import READERS, ImageSet
 from cstn_lib.data.photos import reading
 from cstn_lib.data.photos.reading import open_photos
 from cstn_lib.evaluation.boxes import BoxList
+from cstn_lib.evaluation.metrics import choose_threshold, evaluate
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS, boxes_at, resized
 from cstn_lib.models import build_model
@@ -773,6 +774,25 @@ def test_predict_does_not_depend_on_the_batch(make_images: Callable[..., ImageSe
         for column in ("true_score", "true_box", "level_box"):
             np.testing.assert_allclose(array(table, column), array(tables[0], column), atol=1e-4)
         np.testing.assert_allclose(table["any_iou"], tables[0]["any_iou"], atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["cstn", "cam"])
+def test_predict_with_views(make_images: Callable[..., ImageSet], head):
+    """The same classes, the columns that every table has, and every method is judged by them."""
+    data = make_images(10)
+    model = make_model(config=replace(SMALL, head=head))
+    alone = predict(model, data, device="cpu")
+    table = predict(model, data, device="cpu", views=True)
+    for name in ("image", "label", "predicted", "predicted_prob", "true_prob"):
+        assert table[name].tolist() == pytest.approx(alone[name].tolist()), name
+    assert set(table) <= set(alone)
+    assert array(table, "true_box").shape == (10, 1, 4)
+    known = evaluate(table, threshold=choose_threshold(table))["gt_known_loc"]
+    assert evaluate(table)["gt_known_loc"] <= known or head == "cstn"
+    # those of the image are among the boxes, so that some box can only be closer
+    assert head == "cam" or (table["any_iou"] >= alone["any_iou"] - 1e-4).all()
+    changed = np.abs(array(table, "true_box")[:, 0] - array(alone, "true_box")[:, 0])
+    assert changed.max() > 0.01
 
 
 def test_predict_changes_nothing(make_images: Callable[..., ImageSet]):
