@@ -121,7 +121,9 @@ def test_the_network():
     still = model(images, transform=False)
     assert torch.equal(still.boxes, still.default_boxes.expand_as(still.boxes))
     assert not moved.boxes.requires_grad, "no loss reads boxes: the supervision is weak"
-    named = [name for name, _ in model.named_parameters() if ".offsets." in name or ".read." in name]
+    named = [
+        name for name, _ in model.named_parameters() if ".offsets." in name or ".read." in name
+    ]
     found = {id(p) for p in model.localization_parameters()}
     assert found == {id(model.get_parameter(name)) for name in named}
     # of each of two levels: what reads the map has a bias, what gives the offsets none

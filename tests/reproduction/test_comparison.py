@@ -77,7 +77,9 @@ def test_paired_difference_over_seeds(write_run: WriteRun):
 
 def test_as_many_seeds_are_paired_as_both_have(write_run: WriteRun):
     """The first with the first: what one has more is left out."""
-    ours = [write_run("cstn", images, seed=i) for i, images in enumerate((["+r", "+x"], ["+r"] * 2))]
+    ours = [
+        write_run("cstn", images, seed=i) for i, images in enumerate((["+r", "+x"], ["+r"] * 2))
+    ]
     theirs = [write_run("plain", ["+x", "+r"])]
     assert hit_difference(ours, theirs, "top1_loc").tolist() == [[1, -1]]
     assert hit_difference(theirs, ours, "top1_loc").tolist() == [[-1, 1]]
