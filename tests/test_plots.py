@@ -32,6 +32,7 @@ from cstn_lib.reproduction.claims import (
     HOLDS,
     HOLDS_NOT,
     NOT_TESTED,
+    UNDECIDED,
     Finding,
     Measured,
     Verdict,
@@ -184,6 +185,7 @@ def test_claims_at_a_glance(tmp_path):
     findings = {
         "transform": Finding((one,), HOLDS, "why"),
         "both-levels": Finding((one, other), HOLDS_NOT, "why"),
+        "recall": Finding((other,), UNDECIDED, "why"),
         "alpha": Finding((), NOT_TESTED, "why"),
     }
     verdicts = [Verdict(name, CLAIMS[name], "data", *found) for name, found in findings.items()]
@@ -191,13 +193,13 @@ def test_claims_at_a_glance(tmp_path):
     (ax,) = figure.axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == [f"{CLAIMS[name].text} (data)" for name in findings]
-    assert [text.get_text() for text in ax.texts] == [HOLDS, HOLDS_NOT, NOT_TESTED]
+    assert [text.get_text() for text in ax.texts] == [HOLDS, HOLDS_NOT, UNDECIDED, NOT_TESTED]
     low, high = ax.get_ylim()
     assert low > high, "the first claim stands at the top"
     ours = [(c.get_label(), *c.lines[0].get_xdata()) for c in ax.containers]
-    assert ours == [(HOLDS, 5), (HOLDS_NOT, 5), (HOLDS_NOT, -1)]
+    assert ours == [(HOLDS, 5), (HOLDS_NOT, 5), (HOLDS_NOT, -1), (UNDECIDED, -1)]
     markers = {c.get_label(): c.lines[0].get_marker() for c in ax.containers}
-    assert len(set(markers.values())) == len(markers), "told apart by shape"
+    assert len({"D", *markers.values()}) == len(markers) + 1, "by shape, also from the paper's"
     papers = [c for c in ax.collections if c.get_label() == "printed in the paper"]
     assert [c.get_offsets()[0, 0] for c in papers] == [8, 8]
     assert not any(len(c.get_facecolor()) for c in papers), "hollow"

@@ -123,7 +123,7 @@ def plot_misses(kinds: Mapping[str, np.ndarray]) -> Figure:
 _VERDICT_STYLES = {
     HOLDS: {"color": "#009E73", "marker": "o"},
     HOLDS_IN_PART: {"color": "#8C510A", "marker": "s"},
-    UNDECIDED: {"color": "0.55", "marker": "D"},
+    UNDECIDED: {"color": "0.55", "marker": "^"},
     HOLDS_NOT: {"color": "0.15", "marker": "X"},
     NOT_TESTED: {"color": "0.55", "marker": "none"},
 }

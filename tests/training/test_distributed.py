@@ -29,8 +29,9 @@ from cstn_lib.reproduction.runs import RunStore
 torch.set_num_threads(1)
 experiment = make_experiment("cstn", "birds-cub", "smoke")
 # 48 images make batches of 20, 20 and 8; two of the epochs move thetas. Not AdamW: its first steps
-# are as long for a gradient of rounding errors as for any other
+# are as long for a gradient of rounding errors as for any other; so thetas need a high rate
 own = {"epochs": 3, "batch_size": 20, "precision": "float32", "optimizer": "sgd", "lr": 0.02}
+own["localization_lr"] = 10.0
 training = replace(experiment.training, **own)
 store = RunStore(sys.argv[1], device="cpu")
 run = store.run(replace(experiment, training=training))
