@@ -432,11 +432,6 @@ def test_roots_that_are_not_the_data_set(name: str, tmp_path: Path, data_dir: Pa
     assert not data_dir.exists()
 
 
-def test_a_packed_archive_for_a_folder(tmp_path: Path, data_dir: Path):
-    (tmp_path / "CUB_200_2011.tgz").write_bytes(b"")
-    assert "cstn data download cub" in refusal("cub", "test", tmp_path / "CUB_200_2011.tgz")
-
-
 @pytest.mark.parametrize("name", READERS)
 def test_no_root_and_no_such_split(name: str, data_dir: Path):
     assert "give data_root" in refusal(name, "test", "")

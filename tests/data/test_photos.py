@@ -26,9 +26,8 @@ from cstn_lib.data.photos.faults import Faults, Findings
 from cstn_lib.data.photos.order import balanced_order, hold_back, train_or_val
 from cstn_lib.data.photos.photo_list import (
     PixelBoxes,
-    clip,
+    measured_boxes,
     turn_upright,
-    unit_boxes,
     unit_photo_list,
 )
 from cstn_lib.data.photos.sources import FolderSource, inner_path, is_leftover, is_photo, is_safe
@@ -246,13 +245,16 @@ def test_turning_by_hand(values):
 # Clipping
 
 
-def test_unit_boxes_and_clipping():
-    sizes = np.array([[100, 50]] * 5)
+def test_boxes_become_fractions_and_are_clipped(tmp_path: Path):
     pixels = [(0, 0, 100, 50), (-10, 5, 20, 60), (90, 10, 80, 20), (100, 0, 120, 50), (5, 5, 5, 9)]
-    boxes, outside, empty = clip(unit_boxes(np.array(pixels), sizes))
-    np.testing.assert_allclose(boxes[:2], [(0, 0, 1, 1), (0, 0.1, 0.2, 1)])
-    assert outside.tolist() == [False, True, False, True, False]
+    findings = Findings()
+    boxes = PixelBoxes(np.arange(5), np.array(pixels, float), str)
+    source, sizes = FolderSource(tmp_path, faults=findings), np.array([[100, 50]] * 5)
+    owners, unit, empty = measured_boxes(source, boxes, sizes)
+    assert owners.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(unit[:2], [(0, 0, 1, 1), (0, 0.1, 0.2, 1)])
     assert empty.tolist() == [False, False, True, True, True]
+    assert findings.counts == {"box without area": 3, "box partly outside, clipped": 1}
 
 
 def test_clipped_boxes_are_counted_and_reported(tmp_path: Path):

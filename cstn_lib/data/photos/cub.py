@@ -18,16 +18,12 @@ choose hyper-parameters; the rest is ``train``, of which learning sees the label
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
 
-from cstn_lib.data.photos.faults import Faults, quoted
+from cstn_lib.data.photos.faults import quoted
 from cstn_lib.data.photos.photo_list import PhotoList
 from cstn_lib.data.photos.reading import Photo, Reader
 from cstn_lib.data.photos.text_table import Line
-from cstn_lib.support.errors import InputError
 
 _PARTS, _BOXES = "train_test_split.txt", "bounding_boxes.txt"
 _COLUMNS = {
@@ -45,15 +41,6 @@ class CUB(Reader):
     what = "CUB-200-2011"
     marker = "images.txt"
     inner = "CUB_200_2011"
-
-    @classmethod
-    def open(cls, root: Path, faults: Faults | None = None) -> AbstractContextManager[Reader]:
-        if os.path.isfile(root) and root.name.endswith((".tgz", ".tar.gz", ".tar")):
-            raise InputError(
-                f"{root}: an archive, expected the folder CUB_200_2011; unpack it with "
-                "cstn data download cub --root and the folder it lies in"
-            )
-        return super().open(root, faults)
 
     def identity(self, split: str) -> object:
         folders = [f"images/{name}" for name in self.source.folders("images")]

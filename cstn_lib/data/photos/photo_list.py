@@ -136,10 +136,12 @@ def measured_boxes(
     order = np.argsort(given.owners, kind="stable")
     order = order[sizes.all(axis=1)[given.owners[order]]]
     owners = given.owners[order]
-    unit = unit_boxes(given.pixels[order], sizes[owners])
+    unit = given.pixels[order] / np.tile(sizes[owners], (1, 2))
     if orientations is not None:
         unit = turn_upright(unit, orientations[owners])
-    boxes, outside, empty = clip(unit)
+    boxes = unit.clip(0, 1)
+    empty = ((unit[:, :2] >= unit[:, 2:]) | (boxes[:, :2] >= boxes[:, 2:])).any(axis=1)
+    outside = (boxes != unit).any(axis=1)
 
     def shown(box: int) -> str:
         width, height = sizes[owners[box]]
@@ -154,15 +156,6 @@ def measured_boxes(
         message = shown(clipped[0]) % "leaves"
         source.faults.oddity("box partly outside, clipped", message, len(clipped))
     return owners, boxes, empty
-
-
-def unit_boxes(pixels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes (M, 4) as fractions of their images, of (M, 2) width and height in pixels.
-
-    Returns:
-        (M, 4) float64; outside [0, 1] where a box leaves its image.
-    """
-    return np.asarray(pixels, dtype=np.float64).reshape(-1, 4) / np.tile(sizes, (1, 2))
 
 
 def turn_upright(boxes: np.ndarray, orientations: np.ndarray) -> np.ndarray:
@@ -182,15 +175,3 @@ def turn_upright(boxes: np.ndarray, orientations: np.ndarray) -> np.ndarray:
         chosen = np.isin(orientations, turned)[:, None]
         boxes = np.where(chosen, np.stack(step(*boxes.T), axis=1), boxes)
     return boxes
-
-
-def clip(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (M, 4), ``xyxy`` in fractions of the image, cut off at its edges.
-
-    Returns:
-        The boxes (M, 4) in [0, 1]; (M,) which of them reached outside; (M,) which have no area
-        left.
-    """
-    inside = np.clip(boxes, 0, 1)
-    empty = ((boxes[:, :2] >= boxes[:, 2:]) | (inside[:, :2] >= inside[:, 2:])).any(axis=1)
-    return inside, (inside != boxes).any(axis=1), empty
