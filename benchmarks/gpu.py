@@ -34,14 +34,13 @@ from cstn_lib.reproduction.bench import (
     measure_system,
     median_seconds,
     ratio_tables,
-    rounding,
     system_cases,
 )
 from cstn_lib.reproduction.experiments import make_experiment
 from cstn_lib.reproduction.runs import RunStore
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.machine import processors, provenance
-from cstn_lib.training.engine import supports_bfloat16
+from cstn_lib.training.engine import supports_bfloat16, tf32
 
 HERE = Path(__file__).resolve().parent
 PRECISIONS = {
@@ -293,7 +292,7 @@ def peak_teraflops(options: argparse.Namespace, precision: str) -> float:
         side = 256 if options.tiny else 8192
         kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
         a, b = (torch.randn(side, side, device=options.device).to(kind) for _ in range(2))
-        with rounding(precision):
+        with tf32(precision == "tf32"):
             seconds = median_seconds({"a": lambda: a @ b}, options.device, 0.5)["a"]
         _peaks[precision] = 2e-12 * side**3 / seconds
     return _peaks[precision]

@@ -35,7 +35,8 @@ DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each device that there is; in float32 a GPU's convolutions round nothing, as a CPU's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        if request.param == "cuda":
+            patch.setattr(torch.backends.cudnn, "allow_tf32", False)
         yield request.param
 
 

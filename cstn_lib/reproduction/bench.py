@@ -20,8 +20,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +42,7 @@ from cstn_lib.models import build_model
 from cstn_lib.outputs import LocalizerOutput
 from cstn_lib.reproduction.experiments import RECIPES, make_experiment
 from cstn_lib.support.progress import Progress
-from cstn_lib.training.engine import autocast, supports_bfloat16
+from cstn_lib.training.engine import autocast, supports_bfloat16, tf32
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,6 @@ def system_cases(device: str) -> list[SystemCase]:
     precisions = ["float32", "bfloat16"] if supports_bfloat16(device) else ["float32"]
     cases = [SystemCase("small", small, 80, 64, precision) for precision in precisions]
     return [*cases, SystemCase("resnet101", paper, side, batch, precisions[-1])]
-
-
-@contextmanager
-def rounding(precision: str) -> Iterator[None]:
-    """Within it a GPU rounds the factors of float32 products for ``tf32`` alone; then as before."""
-    digits, rounded = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(digits)
-        torch.backends.cudnn.allow_tf32 = rounded
 
 
 def run_benchmarks(
@@ -195,7 +181,7 @@ def measure_layer(case: LayerCase, device: str, seconds: float) -> dict[str, flo
         for tensor in inputs:  # its gradients are the step's own memory, not the next one's
             tensor.grad = None
 
-    with rounding(case.precision):
+    with tf32(case.precision == "tf32"):
         both = median_seconds({way: partial(step, way) for way in ways}, device, seconds)
         with torch.no_grad():
             two = {way: partial(run, way) for way in ("conv", "convstn")}
@@ -273,7 +259,7 @@ def measure_system(case: SystemCase, device: str, seconds: float) -> dict[str, f
     infer["views"] = partial(describe_views, infer["cstn"], images, labels)
     row = {"model": case.name, "image_size": case.image_size, "batch": case.batch}
     row["precision"] = case.precision
-    with rounding(case.precision):
+    with tf32(case.precision == "tf32"):
         for what, runs in (("train", train), ("infer", infer)):
             times = median_seconds(runs, device, seconds)
             row |= {f"{what}_{name}_ips": case.batch / value for name, value in times.items()}

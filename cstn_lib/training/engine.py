@@ -275,19 +275,30 @@ def _predict(
 def _own_settings(device: torch.device) -> Iterator[None]:
     """Random numbers and products as the recipe has them; for the caller as they were.
 
-    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may want fewer digits, and
-    so does a GPU in convolutions (TF32) where nobody says otherwise.
+    The environment (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) or the caller may want fewer digits.
     """
-    cudnn = torch.backends.cudnn
-    digits, rounded = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.set_float32_matmul_precision("highest")
-        cudnn.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(digits)
-            cudnn.allow_tf32 = rounded
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), tf32(False):
+        yield
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Within it a GPU may round the factors of float32 products, or not; afterwards as before.
+
+    Of matrix products and of convolutions: PyTorch lets it round the latter alone.
+    """
+    cudnn, digits = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    where, name, values = cudnn, "allow_tf32", (False, True)
+    if hasattr(cudnn, "conv"):  # since PyTorch 2.9, which refuses to mix both ways
+        where, name, values = cudnn.conv, "fp32_precision", ("ieee", "tf32")
+    before = getattr(where, name)
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    setattr(where, name, values[allowed])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(digits)
+        setattr(where, name, before)
 
 
 def _epoch_seed(seed: int, epoch: int, process: int) -> int:

@@ -20,7 +20,6 @@ from cstn_lib.reproduction.bench import (
     median_seconds,
     peak_megabytes,
     ratio_tables,
-    rounding,
     run_benchmarks,
 )
 
@@ -125,16 +124,3 @@ def test_bfloat16_is_measured_in_bfloat16(monkeypatch):
     row = measure_layer(replace(TINY, precision="bfloat16"), "cpu", 0.0)
     assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
     assert row["precision"] == "bfloat16"
-
-
-@pytest.mark.parametrize(
-    ("precision", "within"), [("float32", ("highest", False)), ("tf32", ("high", True))]
-)
-def test_rounding_is_one_for_all_products(precision, within):
-    def settings() -> tuple[str, bool]:
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-
-    before = settings()
-    with rounding(precision):
-        assert settings() == within
-    assert settings() == before

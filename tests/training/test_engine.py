@@ -46,6 +46,7 @@ from cstn_lib.training.engine import (
     predict,
     resolve_device,
     supports_bfloat16,
+    tf32,
 )
 
 SMALL = ModelConfig(
@@ -604,24 +605,37 @@ OTHERS_SETTINGS = {
 }
 
 
+def products_round() -> tuple[str, bool]:
+    """How matrix products round, and whether a GPU's convolutions do."""
+    cudnn = torch.backends.cudnn
+    newer = hasattr(cudnn, "conv")  # since PyTorch 2.9
+    rounded = cudnn.conv.fp32_precision == "tf32" if newer else cudnn.allow_tf32
+    return torch.get_float32_matmul_precision(), rounded
+
+
+@pytest.mark.parametrize(("allowed", "within"), [(False, "highest"), (True, "high")])
+def test_all_products_round_or_none(allowed, within):
+    before = products_round()
+    with tf32(allowed):
+        assert products_round() == (within, allowed)
+    assert products_round() == before
+    assert torch.backends.cudnn.allow_tf32 == before[1], "the older and the newer name agree"
+
+
 def test_a_training_depends_on_its_recipe_alone(fit_in, val: ImageSet, monkeypatch):
     """Not on what the environment or the caller has asked of torch or of other libraries."""
     seen = set()
-    cudnn = torch.backends.cudnn
     models = [make_model() for _ in range(2)]
-    models[1].register_forward_hook(
-        lambda *_: seen.add((torch.get_float32_matmul_precision(), cudnn.allow_tf32))
-    )
+    models[1].register_forward_hook(lambda *_: seen.add(products_round()))
     fit_in(models[0], name="plain")
     for name, value in OTHERS_SETTINGS.items():
         monkeypatch.setenv(name, value)
-    before = torch.get_float32_matmul_precision()
+    before, rounded = products_round()
     torch.set_float32_matmul_precision("medium")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
     try:
         fit_in(models[1], name="set")
         predict(models[1], val, device="cpu")
-        assert torch.get_float32_matmul_precision() == "medium", "the caller's again"
-        assert cudnn.allow_tf32, "torch's default"
+        assert products_round() == ("medium", rounded), "the caller's again"
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == {("highest", False)}
