@@ -11,6 +11,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -142,6 +143,30 @@ def describe(figure: Figure) -> str:
         said.append("showing " + ", ".join(dict.fromkeys(shown)))
     counted = (f"{said.count(one)} × {one}" if said.count(one) > 1 else one for one in said)
     return " ".join("; ".join(dict.fromkeys(counted)).replace(r"\$", "$").split())
+
+
+PARTS = ("pyramid", "cstn", "joint", "loss", "training")
+"""Of the drawing of the network, `schematic`."""
+
+
+def schematic(part: str = "") -> HTML:
+    """The network of section III-E, after the idea of the paper's Figures 3 and 4.
+
+    Args:
+        part: one of `PARTS`, beside which the others are greyed; "" greys nothing.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    if part not in ("", *PARTS):
+        raise ValueError(f"part {part!r}: expected one of {', '.join(PARTS)}, or none")
+    drawing = (files("cstn_lib") / "network.svg").read_text(encoding="utf-8")
+    if part:  # the losses belong to the training, too
+        others = ", ".join(f".{one}:not(.{part})" for one in PARTS if one != part)
+        drawing = drawing.replace("<defs>", f"<style>{others} {{opacity: 0.3}}</style><defs>")
+    said = "The network: image, backbone, two levels, ConvSTN2d on each, votes, class and box"
+    data = b64encode(drawing.encode()).decode()
+    return HTML(f'<img alt="{said}" width="800" src="data:image/svg+xml;base64,{data}">')
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
