@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from IPython import get_ipython
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
@@ -28,11 +27,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
-from torch import Tensor
 
 from cstn_lib.data import DataConfig, ImageSet, birds_config
 from cstn_lib.data.birds.dataset import draw_bird_image
-from cstn_lib.geometry import Window, boxes_of_theta, default_boxes, sampling_points
 from cstn_lib.support.atomic import atomic_file
 
 BOX_STYLES = {
@@ -334,26 +331,6 @@ def sharp_image(images: ImageSet, config: DataConfig, index: int, size: int = 24
     if not config.name.startswith("birds-"):
         return images.images[index]
     return draw_bird_image(birds_config(config), images.split, index, size)[0]
-
-
-def draw_theta(
-    ax: Axes, theta: Tensor, window: Window, map_size: tuple[int, int], location: tuple[int, int]
-) -> None:
-    """One location's default box, its transformed box and the points it samples.
-
-    Args:
-        ax: made by `show_image`.
-        theta: (2, 3).
-        map_size: (H, W) of the layer's input map in cells.
-        location: (row, column).
-    """
-    height, width = window.output_size(map_size)
-    thetas = theta.detach().expand(1, height, width, 2, 3)
-    last_cell = torch.tensor([map_size[1] - 1, map_size[0] - 1])
-    points = sampling_points(thetas, window, map_size)[0] / last_cell
-    draw_points(ax, points[location[0] * width + location[1]].numpy())
-    draw_box(ax, default_boxes(window, map_size)[location].tolist(), "default")
-    draw_box(ax, boxes_of_theta(thetas, window, map_size)[0][location].tolist(), "transformed")
 
 
 def show_photos(figure: Figure) -> None:
