@@ -11,6 +11,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
@@ -18,20 +19,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
-from torch import Tensor
 
 from cstn_lib.data import DataConfig, ImageSet, birds_config
 from cstn_lib.data.birds.dataset import draw_bird_image
-from cstn_lib.geometry import Window, boxes_of_theta, default_boxes, sampling_points
 from cstn_lib.support.atomic import atomic_file
 
 BOX_STYLES = {
@@ -142,6 +140,30 @@ def describe(figure: Figure) -> str:
         said.append("showing " + ", ".join(dict.fromkeys(shown)))
     counted = (f"{said.count(one)} × {one}" if said.count(one) > 1 else one for one in said)
     return " ".join("; ".join(dict.fromkeys(counted)).replace(r"\$", "$").split())
+
+
+PARTS = ("pyramid", "cstn", "joint", "loss", "training")
+"""Of the drawing of the network, `schematic`."""
+
+
+def schematic(part: str = "") -> HTML:
+    """The network of section III-E, after the idea of the paper's Figures 3 and 4.
+
+    Args:
+        part: one of `PARTS`, beside which the others are greyed; "" greys nothing.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    if part not in ("", *PARTS):
+        raise ValueError(f"part {part!r}: expected one of {', '.join(PARTS)}, or none")
+    drawing = (files("cstn_lib") / "network.svg").read_text(encoding="utf-8")
+    if part:  # the losses belong to the training, too
+        others = ", ".join(f".{one}:not(.{part})" for one in PARTS if one != part)
+        drawing = drawing.replace("<defs>", f"<style>{others} {{opacity: 0.3}}</style><defs>")
+    said = "The network: image, backbone, two levels, ConvSTN2d on each, votes, class and box"
+    data = b64encode(drawing.encode()).decode()
+    return HTML(f'<img alt="{said}" width="800" src="data:image/svg+xml;base64,{data}">')
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
@@ -309,26 +331,6 @@ def sharp_image(images: ImageSet, config: DataConfig, index: int, size: int = 24
     if not config.name.startswith("birds-"):
         return images.images[index]
     return draw_bird_image(birds_config(config), images.split, index, size)[0]
-
-
-def draw_theta(
-    ax: Axes, theta: Tensor, window: Window, map_size: tuple[int, int], location: tuple[int, int]
-) -> None:
-    """One location's default box, its transformed box and the points it samples.
-
-    Args:
-        ax: made by `show_image`.
-        theta: (2, 3).
-        map_size: (H, W) of the layer's input map in cells.
-        location: (row, column).
-    """
-    height, width = window.output_size(map_size)
-    thetas = theta.detach().expand(1, height, width, 2, 3)
-    last_cell = torch.tensor([map_size[1] - 1, map_size[0] - 1])
-    points = sampling_points(thetas, window, map_size)[0] / last_cell
-    draw_points(ax, points[location[0] * width + location[1]].numpy())
-    draw_box(ax, default_boxes(window, map_size)[location].tolist(), "default")
-    draw_box(ax, boxes_of_theta(thetas, window, map_size)[0][location].tolist(), "transformed")
 
 
 def show_photos(figure: Figure) -> None:

@@ -289,3 +289,20 @@ def test_figures_of_a_notebook_are_displayed_so(monkeypatch):
     assert bundle.keys() == {"text/html", "text/plain"}
     assert bundle["text/html"].startswith("<img alt=")
     assert bundle["text/plain"] == plots.describe(figure)
+
+
+@pytest.mark.parametrize("part", plots.PARTS)
+def test_the_drawing_greys_all_but_one_part(part):
+    data = re.search(r"base64,([^\"]+)", plots.schematic(part).data).group(1)
+    drawing = base64.b64decode(data).decode()
+    greyed = set(re.findall(r"\.(\w+):not\(\." + part + r"\)", drawing))
+    assert greyed == {*plots.PARTS} - {part}
+    assert {*re.findall(r"<g class=\"([^\"]+)\"", drawing)} == {
+        "pyramid",
+        "cstn",
+        "joint",
+        "loss training",
+        "training",
+    }
+    with pytest.raises(ValueError, match="expected one of pyramid"):
+        plots.schematic("window")

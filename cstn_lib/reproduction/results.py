@@ -60,7 +60,7 @@ _COMPARED = ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2")
 
 RESULTS = {
     "start-here": _lesson("00_start_here", "cstn"),
-    "joint-distribution": _lesson("01_joint_distribution", "cstn"),
+    "joint-distribution": _lesson("01_joint_distribution", "plain"),
     "multiscale-search": _lesson("02_multiscale_search", "cstn"),
     "convolutional-stn": _lesson("03_convolutional_stn", "cstn"),
     "regularization": _lesson("04_regularization", "cstn"),

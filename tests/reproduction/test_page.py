@@ -223,8 +223,8 @@ def names(notebook: str, **given: object) -> list[tuple[str, str, int]]:
 
 
 def test_lessons_need_one_seed_and_figures_all():
-    assert names("01_joint_distribution") == [("cstn", "birds-cub", 0)]
-    assert names("01_joint_distribution", dataset="birds-ilsvrc") == [("cstn", "birds-ilsvrc", 0)]
+    assert names("01_joint_distribution") == [("plain", "birds-cub", 0)]
+    assert names("01_joint_distribution", dataset="birds-ilsvrc") == [("plain", "birds-ilsvrc", 0)]
     assert names("13_figure_8", seeds=2) == [("cstn", "birds-ilsvrc", s) for s in (0, 1)]
     with pytest.raises(InputError, match="expected at most one data set for joint"):
         names("01_joint_distribution", dataset="birds-cub,birds-ilsvrc")
