@@ -17,7 +17,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from IPython.display import HTML, display
@@ -284,37 +283,6 @@ def image_row(
     kinds = [kind for kind in BOX_STYLES if any(kind in b for b in boxes)]
     if kinds:
         box_legend(figure, kinds)
-    return figure
-
-
-def plot_history(history: pd.DataFrame, warmup_epochs: int = 0) -> Figure:
-    """A training, epoch by epoch: the terms of the loss, and what val says.
-
-    Args:
-        history: of `cstn_lib.reproduction.runs.Run`.
-        warmup_epochs: shaded; there theta stays at the identity.
-    """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.2))
-    epochs = history["epoch"]
-    left.plot(epochs, history["loss_cls"], marker="o", label="classification $L_{cls}$")
-    left.plot(epochs, history["loss_scale"], marker="s", label=r"scale $L_{scale}$, unweighted")
-    left.set(xlabel="epoch", ylabel="mean loss per image", yscale="log")
-    middle.plot(epochs, history["loss_theta"], marker="o", color="C2")
-    middle.set(xlabel="epoch", ylabel=r"$L_\theta$ per image, unweighted", ylim=(0, None))
-    names = {
-        "val_top1_class": "Top-1 Class",
-        "val_gt_known_loc": "GT-Known Loc",
-        "val_top5_box_loc": "Top-5 box Loc",
-    }
-    for (column, name), marker in zip(names.items(), "osD", strict=True):
-        right.plot(epochs, 100 * history[column], marker=marker, label=name)
-    right.set(xlabel="epoch", ylabel="val images [%]", ylim=(0, 102))
-    for ax in (left, middle, right) if warmup_epochs else ():
-        ax.axvspan(epochs.min() - 0.4, warmup_epochs + 0.5, color="0.92", zorder=0)
-        above = ax.get_xaxis_transform()
-        ax.text(epochs.min() - 0.4, 1.01, "warm-up", transform=above, color="0.4", fontsize=9)
-    for ax in (left, right):
-        ax.legend(frameon=False, fontsize=9)
     return figure
 
 
