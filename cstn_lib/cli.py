@@ -303,7 +303,7 @@ def data_download(
     name: Annotated[str, typer.Argument(help="cub ...; an unknown one lists all")],
     root: Root,
 ) -> None:
-    """Fetch a data set that anyone may fetch, and unpack it."""
+    """Fetch a data set that anyone may fetch, and unpack it; continues where it was broken off."""
     from cstn_lib.data.photos.download import download
 
     place = download(name, user_path(root))

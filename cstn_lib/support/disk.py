@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,22 @@ def writing(path: Path) -> Iterator[None]:
         advice = _ADVICE.get(error.errno or 0, "put it right and start again")
         culprit = error.filename or path
         raise InputError(f"{culprit}: not written ({error.strerror or error}); {advice}") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder, and wait until no other process is in here with it.
+
+    The system ends the wait when the other process ends, however it does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".cstn-lock")
+    while not acquired(lock):
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def acquired(lock: FileLock) -> bool:

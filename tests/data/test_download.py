@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -30,15 +31,22 @@ class Handler(BaseHTTPRequestHandler):
 
     content: ClassVar[bytes] = b""
     fault: ClassVar[str] = ""
-    asked: ClassVar[list[str]] = []
+    asked: ClassVar[list[str | None]] = []
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        wanted = self.headers["Range"]
+        self.asked.append(wanted)
+        start = int(re.match(r"bytes=(\d+)-", wanted).group(1)) if wanted else 0
         if self.fault == "error":
             self.send_error(503)
             return
-        body = self.content
-        self.send_response(200)
+        if self.fault == "no ranges":
+            wanted, start = None, 0
+        if start >= len(self.content):
+            self.send_error(416)
+            return
+        body = self.content[start:]
+        self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.fault == "breaks off":
@@ -66,7 +74,7 @@ def server(archive_bytes: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[ty
 
     class Here(Handler):
         content = archive_bytes
-        asked: ClassVar[list[str]] = []
+        asked: ClassVar[list[str | None]] = []
 
     serving = ThreadingHTTPServer(("127.0.0.1", 0), Here)
     thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
@@ -91,7 +99,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".cstn-lock")
 
 
 def test_published_archives():
@@ -108,7 +116,7 @@ def test_download_unpack_and_open(server, tmp_path: Path, monkeypatch):
     assert names(place.parent) == ["CUB_200_2011", "CUB_200_2011.tgz"]
     assert len(open_split(DataConfig("cub", image_size=32), "test", place)) == 3
     assert download("cub", tmp_path / "birds") == place
-    assert len(server.asked) == 1, "the second time nothing is fetched"
+    assert server.asked == [None], "the second time nothing is fetched"
 
 
 def test_the_command_says_what_to_do_next(server, tmp_path: Path):
@@ -130,12 +138,28 @@ def test_an_archive_that_is_there_is_only_unpacked(server, archive_bytes, tmp_pa
     assert server.asked == []
 
 
-def test_a_broken_download_leaves_nothing(server, tmp_path: Path):
+def test_a_broken_download_is_continued(server, archive_bytes, tmp_path: Path):
     server.fault = "breaks off"
+    half = len(archive_bytes) // 2
     message = refusal(lambda: download("cub", tmp_path))
-    assert message.startswith(ARCHIVES["cub"].url) and "start again" in message
-    assert names(tmp_path) == []
+    assert f"broken off after {half} bytes" in message and "start again to continue" in message
+    part = tmp_path / "CUB_200_2011.tgz.part"
+    assert part.read_bytes() == archive_bytes[:half]
     server.fault = ""
+    assert download("cub", tmp_path).is_dir()
+    assert server.asked == [None, f"bytes={half}-"]
+    assert not part.exists()
+
+
+def test_a_server_that_cannot_continue_starts_over(server, archive_bytes, tmp_path: Path):
+    server.fault = "no ranges"
+    (tmp_path / "CUB_200_2011.tgz.part").write_bytes(b"old" * 9)
+    assert download("cub", tmp_path).is_dir()
+    assert (tmp_path / "CUB_200_2011.tgz").read_bytes() == archive_bytes
+
+
+def test_a_download_that_was_complete_but_not_renamed(server, archive_bytes, tmp_path: Path):
+    (tmp_path / "CUB_200_2011.tgz.part").write_bytes(archive_bytes)
     assert download("cub", tmp_path).is_dir()
 
 
@@ -179,20 +203,28 @@ def test_full_disk_while_downloading(server, archive_bytes, tmp_path: Path, monk
             raising=False,
         )
         message = refusal(lambda: download("cub", tmp_path))
-    assert "CUB_200_2011.tgz" in message and "free some space and start again" in message
-    assert names(tmp_path) == []
+    part = tmp_path / "CUB_200_2011.tgz.part"
+    assert message.startswith(f"{part}: ") and "free some space and start again" in message
+    assert part.read_bytes() == archive_bytes[:2000]
     assert download("cub", tmp_path).is_dir()
+    assert server.asked == [None, "bytes=2000-"]
+
+
+def test_too_little_space_is_known_before(server, tmp_path: Path, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
+    assert "0.0 GB free" in refusal(lambda: download("cub", tmp_path))
 
 
 def test_no_rights_to_write(server, tmp_path: Path, monkeypatch):
     """The superuser may write anywhere, so the system's answer is made up."""
 
-    def refuses(path: Path, *_: object, **__: object) -> None:
+    def refuses(path: object, *_: object) -> None:
         raise PermissionError(13, os.strerror(13), str(path))
 
-    monkeypatch.setattr(Path, "mkdir", refuses)
+    monkeypatch.setattr(download_module, "open", refuses, raising=False)
     message = refusal(lambda: download("cub", tmp_path))
-    assert f"{tmp_path}: not written (Permission denied)" in message
+    assert "CUB_200_2011.tgz.part: not written (Permission denied)" in message
     assert "choose a folder that you may write to" in message
 
 
@@ -218,10 +250,15 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 
 WICKED = {
     "up": member("CUB_200_2011/../../evil.txt"),
+    "up from the top": member("../evil.txt"),
+    "absolute": member("/tmp/evil.txt"),
     "backslash": member("CUB_200_2011\\..\\evil.txt"),
     "symlink": member("CUB_200_2011/images", tarfile.SYMTYPE, "/tmp"),
+    "symlink inside": member("CUB_200_2011/a", tarfile.SYMTYPE, "classes.txt"),
+    "hardlink": member("CUB_200_2011/a", tarfile.LNKTYPE, "CUB_200_2011/classes.txt"),
     "device": member("CUB_200_2011/null", tarfile.CHRTYPE),
     "pipe": member("CUB_200_2011/pipe", tarfile.FIFOTYPE),
+    "link beside the folder": member("other", tarfile.SYMTYPE, "/etc"),
 }
 
 
@@ -234,7 +271,7 @@ def test_wicked_members(wicked: tarfile.TarInfo, tmp_path: Path):
         archive.addfile(member("CUB_200_2011/classes.txt"))
         archive.addfile(wicked)
     message = refusal(lambda: unpack(path, inner / "CUB_200_2011"))
-    assert message.startswith(f"{path}: no whole and safe tar archive")
+    assert message.startswith(f"{path}: {wicked.name!r}") and "nothing was unpacked" in message
     assert (names(tmp_path), names(inner)) == (["inner"], ["a.tgz"])
 
 

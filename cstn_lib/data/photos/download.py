@@ -1,24 +1,33 @@
-"""Fetching the archives that anyone may fetch, and unpacking them.
+"""Fetching the archives that anyone may fetch, and unpacking them safely.
 
-An archive gets its name once it is there and has its published MD5. Of what it holds the one folder
-that is needed appears, whole or not at all. Nothing that lies there already is overwritten.
+An archive comes to ``ROOT/NAME.part``, is checked against its published MD5, and then gets its
+name. An interrupted download is continued where it stopped, if the server can. Unpacking refuses an
+archive with a path outside the target, a link or a device, and the folder appears whole or not at
+all. Nothing that lies there already is overwritten.
 """
 
 from __future__ import annotations
 
+import gzip
+import http
 import http.client
+import lzma
+import os
+import shutil
 import tarfile
+import urllib.error
 import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from torchvision.datasets.utils import check_integrity
 
-from cstn_lib.data.photos.sources import inner_path
-from cstn_lib.support.atomic import atomic_directory, atomic_file
-from cstn_lib.support.disk import writing
-from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.data.photos.sources import inner_path, is_safe
+from cstn_lib.support.atomic import atomic_directory
+from cstn_lib.support.disk import alone_in, writing
+from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.progress import Progress
 
 
@@ -69,7 +78,7 @@ def download(name: str, root: Path) -> Path:
 
     Raises:
         InputError: the name is not one of them, the server does not answer, the file has another
-            MD5, or the disk cannot be written.
+            MD5, the archive is not safe, or the disk cannot be written.
     """
     if name not in ARCHIVES:
         raise unknown_name("data set to download", name, ARCHIVES)
@@ -77,40 +86,70 @@ def download(name: str, root: Path) -> Path:
     path, folder = root / archive.file, root / archive.folder
     if archive.folder and folder.is_dir():
         return folder
-    if not path.exists():
-        with writing(path), atomic_file(path) as temporary:
-            _receive(archive, temporary)
-    elif not check_integrity(path, archive.md5):
-        raise InputError(
-            f"{path}: not the published file (its MD5 is another), expected {archive.md5}; move it "
-            "away and start again"
-        )
-    if not archive.folder:
-        return path
-    unpack(path, folder)
-    return folder
+    with writing(root), alone_in(root):
+        if not path.exists():
+            _fetch(archive, path)
+        elif not check_integrity(path, archive.md5):
+            raise InputError(
+                f"{path}: not the published file (its MD5 is another), expected {archive.md5}; "
+                "move it away and start again"
+            )
+        if archive.folder and not folder.is_dir():
+            unpack(path, folder)
+    return folder if archive.folder else path
 
 
-def _receive(archive: Archive, path: Path) -> None:
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "cstn"})
-    try:
-        with (
-            urllib.request.urlopen(request, timeout=_PATIENCE) as response,
-            open(path, "wb") as file,
-            Progress(desc=archive.file, unit="B", unit_scale=True) as bar,
-        ):
-            bar.total = int(response.headers.get("Content-Length", 0)) or None
-            while chunk := response.read(_CHUNK):
-                with writing(path):  # not to be taken for an error of the network
-                    file.write(chunk)
-                bar.update(len(chunk))
-    except (http.client.HTTPException, OSError) as error:
-        raise InputError(f"{archive.url}: not received ({first_line(error)})") from error
-    if not check_integrity(path, archive.md5):
+def _fetch(archive: Archive, path: Path) -> None:
+    part = path.with_name(f"{path.name}.part")
+    with writing(part), open(part, "ab") as file:
+        _receive(archive.url, part, file)
+    if not check_integrity(part, archive.md5):
+        part.unlink()
         raise InputError(
             f"{archive.url}: what came is not the published file (its MD5 is another), expected "
-            f"{archive.md5}; start again, or fetch {archive.file} by other means"
+            f"{archive.md5}; start again, or fetch it by other means to {path}"
         )
+    os.replace(part, path)
+
+
+def _receive(url: str, part: Path, file: BinaryIO) -> None:
+    """Append to an open file what is not yet in it."""
+    have = done = file.tell()
+    headers = {"User-Agent": "cstn", **({"Range": f"bytes={have}-"} if have else {})}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
+            if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+                done = file.truncate(0)
+            missing = int(response.headers.get("Content-Length", 0))
+            size = done + missing
+            if missing > (free := shutil.disk_usage(part.parent).free):
+                raise InputError(
+                    f"{part}: {free / 1e9:.1f} GB free, expected {missing / 1e9:.1f} GB; free some "
+                    "space and start again"
+                )
+            bar = Progress(total=size, initial=done, desc=part.stem, unit="B", unit_scale=True)
+            with bar:
+                while chunk := response.read(_CHUNK):
+                    with writing(part):  # not to be taken for an error of the network
+                        file.write(chunk)
+                    done += len(chunk)
+                    bar.update(len(chunk))
+        if done < size:
+            raise http.client.IncompleteRead(b"", size - done)
+    except KeyboardInterrupt as stop:
+        message = f"{part}: stopped after {done} bytes; start again to continue"
+        raise Interrupted(message) from stop
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            raise InputError(f"{url}: not received ({error.code} {error.reason})") from error
+        # else all of it is there
+    except (http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", None) or first_line(error)
+        raise InputError(
+            f"{url}: broken off after {done} bytes ({reason}); start again to continue"
+        ) from error
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -118,24 +157,48 @@ def unpack(path: Path, folder: Path) -> None:
 
     Raises:
         InputError: the archive is damaged, does not hold the folder, or holds a path outside it, a
-            link that leads out of it or a device.
+            link or a device.
     """
     try:
         with (
             writing(folder),
             atomic_directory(folder) as temporary,
             tarfile.open(path) as archive,
-            Progress(archive, desc=f"unpacking {path.name}", unit="file") as members,
+            Progress(desc=f"unpacking {path.name}", unit="file") as bar,
         ):
-            for member in members:
+            for member in archive:
+                _check_member(path, member)
                 inner = PurePosixPath(inner_path(member.name))
-                if inner.parts[:1] == (folder.name,):
-                    member.name = str(inner.relative_to(folder.name))
-                    archive.extract(member, temporary, filter="data")
+                if inner.parts[:1] != (folder.name,):
+                    continue
+                target = temporary.joinpath(*inner.parts[1:])
+                if member.isdir():
+                    target.mkdir(parents=True, exist_ok=True)
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.extractfile(member) as source, open(target, "wb") as file:
+                        shutil.copyfileobj(source, file)
+                    bar.update()
             if not any(temporary.iterdir()):
                 raise InputError(f"{path}: no folder {folder.name} in it, expected one")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except _DAMAGED as error:
         raise InputError(
-            f"{path}: no whole and safe tar archive ({first_line(error)}); move it away and start "
-            "again"
+            f"{path}: damaged, expected a whole tar archive ({first_line(error)}); move it away "
+            "and start again"
         ) from error
+
+
+_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+def _check_member(path: Path, member: tarfile.TarInfo) -> None:
+    if not is_safe(inner_path(member.name)):
+        raise InputError(
+            f"{path}: {member.name!r} lies outside the folder, expected paths inside; nothing was "
+            "unpacked"
+        )
+    if not (member.isfile() or member.isdir()):
+        raise InputError(
+            f"{path}: {member.name!r} is a link or a device, expected files and folders alone; "
+            "nothing was unpacked"
+        )
