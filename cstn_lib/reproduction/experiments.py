@@ -184,7 +184,7 @@ RECIPES = {
         _small(7, frozen_stages=2),
         _SMALL_TRAINING,
         own={
-            "deform": {"levels": small_levels(6), "alpha_scale": 1.0, "localization_lr": 0.1},
+            "deform": {"levels": small_levels(8), "alpha_scale": 0.0},
             "stn": {"lr": 4e-3, "first_frame": 0.65, "lambda_theta": 1e-3},
             "has": {"lr": 4e-3, "epochs": 8, "frozen_stages": 0},
             "acol": {"lr": 1e-3},
