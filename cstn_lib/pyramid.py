@@ -68,8 +68,8 @@ class PyramidLocalizer(Localizer):
                 "from the finest to the coarsest"
             )
         self.levels = config.levels
-        self.normalize = Normalize()
         self.backbone = build_backbone(config)
+        self.normalize = Normalize(*self.backbone.statistics)
         widths = self.backbone.widths
         if config.pyramid == "lateral":
             self.pyramid = nn.ModuleDict(
