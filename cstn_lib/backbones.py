@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
+from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,8 @@ class Normalize(nn.Module):
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if isinstance(images, dict):  # maps, of images that were normalized
+            return images
         levels = 255 if images.dtype == torch.uint8 else 1
         # one pass over the images: they are the largest map of a small network
         return torch.addcmul(self.shift, images, self.scale / levels)
@@ -98,7 +101,11 @@ class Normalize(nn.Module):
 class Backbone(nn.Module):
     """A stack of stages; the last two are the levels of the pyramid.
 
-    Input: normalized images (B, 3, H, W). Output: {"4": map, "5": map}, of `widths` channels.
+    Input: normalized images (B, 3, H, W), or their `frozen_maps`. Output: {"4": map, "5": map}, of
+    `widths` channels.
+
+    The maps of a backbone that is frozen as a whole are rounded to half precision, in which they
+    are kept, so that a network learns the same from images and from maps.
 
     Args:
         stages: from the input on.
@@ -119,8 +126,43 @@ class Backbone(nn.Module):
         self.widths = dict(zip(PYRAMID, self.channels[-len(PYRAMID) :], strict=True))
         self.frozen_stages = 0
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        # where a gradient passes through to the image (a global STN's), no maps can be kept
+        if self.frozen and not isinstance(images, dict) and not images.requires_grad:
+            images = self.frozen_maps(images)
+        if isinstance(images, dict):
+            layout = torch.channels_last
+            return {name: m.to(torch.float32, memory_format=layout) for name, m in images.items()}
+        return self._levels(images)
+
+    def _levels(self, images: Tensor) -> dict[str, Tensor]:
         return dict(zip(PYRAMID, self.stage_maps(images)[-len(PYRAMID) :], strict=True))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether all of it is: then its maps are the same whenever an image is seen."""
+        return self.frozen_stages >= len(self.stages)
+
+    @torch.no_grad()
+    def frozen_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The output for normalized images, computed in float32, as float16.
+
+        A CPU takes one image at a time: in a larger batch its sums are rounded in another way, and
+        no faster.
+        """
+        device = images.device.type
+        size = 1 if device == "cpu" else len(images)
+        with torch.autocast(device, enabled=False):
+            parts = [self._levels(part.float()) for part in images.split(size)]
+        return {name: torch.cat([part[name] for part in parts]).half() for name in parts[0]}
+
+    def fingerprint(self) -> str:
+        """Changes with its weights and with the statistics of its input."""
+        digest = blake2b(repr(self.statistics).encode(), digest_size=8)
+        for name, value in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """The map of every stage, from the input on."""
@@ -193,9 +235,10 @@ def _timm_backbone(name: str, weights: str) -> TimmBackbone:
         own = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
         return timm.create_model(model, pretrained=weights != "none", **own, **options)
 
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)  # that it cannot be reached is told below, once
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)  # what is wrong is told below, once
     try:
         if state is not None:
             create()  # as a whole it takes nothing but weights that fit
@@ -207,7 +250,8 @@ def _timm_backbone(name: str, weights: str) -> TimmBackbone:
             f"fits, or 'imagenet' where the model hub can be reached ({LITE!r} needs no hub)"
         ) from error
     finally:
-        hub.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     strides = net.feature_info.reduction()
     if strides[-2:] != [16, 32]:
         raise InputError(

@@ -28,6 +28,8 @@ DROP_THRESHOLD = 0.9
 class ADL(CAM):
     """CAM with an `AttentionDropout` behind each of the backbone's last stages."""
 
+    takes_maps = False  # it works between the stages
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.dropout = AttentionDropout()

@@ -26,6 +26,8 @@ class CAM(Localizer):
     Without its map it is an ordinary classifier: backbones are pretrained with it.
     """
 
+    takes_maps = True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.backbone = build_backbone(config)
