@@ -105,9 +105,7 @@ class ImageSet(SplitLists, Dataset):
         images = torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2)
         return images, torch.from_numpy(self.labels[indices])
 
-    def oriented(
-        self, rows: np.ndarray, mirrored: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def oriented(self, rows: np.ndarray, mirrored: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As `__getitems__`, with those images mirrored for which `mirrored` (B,) is true."""
         images, labels = self.__getitems__(rows.tolist())
         chosen = torch.from_numpy(mirrored)

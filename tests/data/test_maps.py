@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from cstn_lib.data import images as images_module
 from cstn_lib.data import maps as maps_module
-from cstn_lib.data.images import ImageSet, open_image_set, write_image_set
+from cstn_lib.data.images import ImageSet, SplitLists, write_image_set
 from cstn_lib.data.maps import MapSet, is_stored, open_maps
 from cstn_lib.support.errors import InputError
 
@@ -36,17 +37,17 @@ def compute(images: Tensor) -> dict[str, Tensor]:
 
 def stored(folder: Path, seed: int = 0) -> ImageSet:
     random = np.random.default_rng(seed)
-    return write_image_set(
-        folder,
+    lists = SplitLists(
         name="random",
         split="train",
-        image_size=(SIZE, SIZE),
         labels=np.arange(COUNT) % 3,
-        boxes=[np.zeros((i % 2, 4)) for i in range(COUNT)],
+        boxes=np.zeros((COUNT // 2, 4)),
+        box_offsets=np.arange(COUNT + 1) // 2,
         class_names=("a", "b", "c"),
         fingerprint=f"seed {seed}",
-        image_batches=[random.integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)],
     )
+    pixels = random.integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+    return write_image_set(folder, lists, (SIZE, SIZE), pixels)
 
 
 @pytest.fixture
@@ -127,9 +128,8 @@ def test_another_image_backbone_or_orientation_has_its_own(images: ImageSet, tmp
     assert len({Path(maps.maps.filename) for maps in made}) == 4
 
 
-def test_an_interrupted_call_leaves_its_maps_to_the_next(images: ImageSet, folder: Path):
-    expected = np.array(opened(images).maps)
-    shutil.rmtree(folder)
+def test_an_interrupted_call_leaves_nothing(images: ImageSet, folder: Path, monkeypatch):
+    monkeypatch.setattr(maps_module, "_BATCH", 4)
     calls: list[int] = []
 
     def stops(batch: Tensor) -> dict[str, Tensor]:
@@ -137,41 +137,26 @@ def test_an_interrupted_call_leaves_its_maps_to_the_next(images: ImageSet, folde
             raise KeyboardInterrupt
         return counting(calls)(batch)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maps_module, "_BATCH", 4)
-        with pytest.raises(KeyboardInterrupt):
-            opened(images, compute=stops)
-        assert [path.name[0] for path in folder.iterdir()] == [".", "."], "lock and hidden folder"
-        calls.clear()
-        np.testing.assert_array_equal(opened(images, compute=counting(calls)).maps, expected)
-    assert sum(calls) == 2 * COUNT - 12 + 1, "twelve were there; one tells the shapes"
-    assert len(list(folder.glob("train-*"))) == 1 and not list(folder.glob(".train-*"))
+    with pytest.raises(KeyboardInterrupt):
+        opened(images, compute=stops)
+    assert [path.suffix for path in folder.iterdir()] in ([], [".lock"])
+    assert len(opened(images)) == COUNT
 
 
-def _in_a_process(place: Path, started: object, calls: object) -> None:
-    def slow(batch: Tensor) -> dict[str, Tensor]:
-        with calls.get_lock():
-            calls.value += len(batch)
-        return compute(batch)
+def test_two_at_once_compute_once(images: ImageSet, capfd):
+    """Two threads, whose locks keep each other out as those of two processes do."""
+    calls: list[int] = []
+    slow = threading.Event()
 
-    started.wait()
-    opened(open_image_set(place), compute=slow)
+    def waits(batch: Tensor) -> dict[str, Tensor]:
+        slow.wait(0.3)  # until the other one has come, too
+        return counting(calls)(batch)
 
-
-def test_two_processes_at_once_compute_once(images: ImageSet):
-    context = multiprocessing.get_context("spawn")
-    started, calls = context.Barrier(2), context.Value("i", 0)
-    place = Path(images.images.filename).parent
-    workers = [
-        context.Process(target=_in_a_process, args=(place, started, calls)) for _ in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert calls.value in (2 * COUNT + 1, 2 * COUNT + 2), "each may ask for the shapes"
-    opened(images, compute=lambda batch: pytest.fail("computed again"))
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: opened(images, compute=waits), range(2)))
+    assert sum(calls) == 2 * COUNT + 1, "one tells the shapes"
+    np.testing.assert_array_equal(made[0].maps, made[1].maps)
+    assert "another process makes it, waiting" in capfd.readouterr().err
 
 
 # What is wrong
@@ -211,7 +196,7 @@ def test_values_that_half_precision_cannot_hold(images: ImageSet, folder: Path):
 
     with pytest.raises(InputError, match=r"values that half precision cannot hold"):
         opened(images, compute=huge)
-    assert not list(folder.glob("*train*"))
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(
