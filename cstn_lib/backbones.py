@@ -3,30 +3,39 @@
 Levels carry the paper's names: ``"4"`` and ``"5"`` are the last two stages of a ResNet, strides 16
 and 32. The small backbones have strides 4 and 8 there, so that an 80-pixel image gives the same 20
 x 20 and 10 x 10 maps as 320 pixels do in the paper.
+
+For photographs there are pretrained ones: torchvision's ResNets, any model of timm that gives maps
+at these strides, and EfficientNet-Lite0, whose weights come from the package registry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
+from hashlib import blake2b
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cstn_lib.config import ModelConfig
-from cstn_lib.support.errors import InputError, first_line, unknown_name
+from cstn_lib.pretrained import (
+    LITE,
+    SMALL,
+    Statistics,
+    load_weights,
+    starting_weights,
+    timm_network,
+)
+from cstn_lib.support.errors import InputError, unknown_name
 
-SMALL = ("small", "small-pooled")
-BACKBONES = (*SMALL, "resnet18", "resnet34", "resnet50", "resnet101")
+BACKBONES = (*SMALL, "resnet18", "resnet34", "resnet50", "resnet101", LITE)
+"""Besides these, ``timm:`` and the name of a model of timm, such as ``timm:resnet18.a1_in1k``."""
+
 PYRAMID = ("4", "5")
 """The levels of the feature pyramid, from the finest to the coarsest."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PRETRAINED_WEIGHTS = files("cstn_lib") / "weights" / "small-pretrained.safetensors"
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
@@ -35,35 +44,54 @@ def build_backbone(config: ModelConfig) -> Backbone:
     Raises:
         InputError: the name is unknown or its weights cannot be had.
     """
-    if config.backbone not in BACKBONES:
-        raise unknown_name("backbone", config.backbone, BACKBONES)
-    state = _starting_weights(config.backbone, config.weights)
-    small = config.backbone in SMALL
-    if small:
-        net = small_backbone(pooled=config.backbone == "small-pooled")
-        last = f"stages.{len(net.stages) - 1}."  # pooling has no weights
-        if state and config.backbone == "small-pooled":
-            state = {name: value for name, value in state.items() if not name.startswith(last)}
+    name = config.backbone
+    if config.weights == "pretrained" and name not in SMALL:
+        raise InputError(f"weights 'pretrained' belong to backbone 'small', not to {name!r}")
+    if name.startswith("timm:") or name == LITE:
+        backbone = _timm_backbone(name, config.weights)
+    elif name not in BACKBONES:
+        raise unknown_name("backbone", name, (*BACKBONES, "timm:NAME"))
     else:
-        net = torchvision.models.get_model(config.backbone, weights=None)
-    if state is not None:
-        classifier = {} if small else net.fc.state_dict(prefix="fc.")
-        _load(net, {**classifier, **state}, config.weights)
-    backbone = net if small else resnet_backbone(net)
+        backbone = _own_backbone(name, config.weights)
     backbone.freeze(config.frozen_stages)
     return backbone
 
 
-class Normalize(nn.Module):
-    """uint8 or [0, 1] images to zero mean and unit deviation, with ImageNet's statistics."""
+def _own_backbone(name: str, weights: str) -> Backbone:
+    """A small one, or one of torchvision's."""
+    state = starting_weights(name, weights)
+    small = name in SMALL
+    if small:
+        net = small_backbone(pooled=name == "small-pooled")
+        last = f"stages.{len(net.stages) - 1}."  # pooling has no weights
+        if state and name == "small-pooled":
+            state = {key: value for key, value in state.items() if not key.startswith(last)}
+    else:
+        net = torchvision.models.get_model(name, weights=None)
+    if state is not None:
+        classifier = {} if small else net.fc.state_dict(prefix="fc.")
+        load_weights(net, {**classifier, **state}, weights)
+    return net if small else resnet_backbone(net)
 
-    def __init__(self) -> None:
+
+class Normalize(nn.Module):
+    """uint8 or [0, 1] images to what a backbone expects: minus `mean`, divided by `std`.
+
+    Args:
+        mean, std: of the red, green and blue of images in [0, 1]; by default ImageNet's.
+    """
+
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
         super().__init__()
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        mean, std = torch.tensor(mean), torch.tensor(std)
         self.register_buffer("scale", (1 / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if isinstance(images, dict):  # maps, of images that were normalized
+            return images
         levels = 255 if images.dtype == torch.uint8 else 1
         # one pass over the images: they are the largest map of a small network
         return torch.addcmul(self.shift, images, self.scale / levels)
@@ -72,22 +100,68 @@ class Normalize(nn.Module):
 class Backbone(nn.Module):
     """A stack of stages; the last two are the levels of the pyramid.
 
-    Input: normalized images (B, 3, H, W). Output: {"4": map, "5": map}, of `widths` channels.
+    Input: normalized images (B, 3, H, W), or their `frozen_maps`. Output: {"4": map, "5": map}, of
+    `widths` channels.
+
+    The maps of a backbone that is frozen as a whole are rounded to half precision, in which they
+    are kept, so that a network learns the same from images and from maps.
 
     Args:
         stages: from the input on.
         channels: of each stage's map.
+        statistics: mean and std of the `Normalize` that its input is for.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        channels: Sequence[int],
+        statistics: Statistics = (IMAGENET_MEAN, IMAGENET_STD),
+    ) -> None:
         super().__init__()
+        self.statistics = statistics
         self.stages = nn.ModuleList(stages)
         self.channels = tuple(channels)
         self.widths = dict(zip(PYRAMID, self.channels[-len(PYRAMID) :], strict=True))
         self.frozen_stages = 0
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        # where a gradient passes through to the image (a global STN's), no maps can be kept
+        if self.frozen and not isinstance(images, dict) and not images.requires_grad:
+            images = self.frozen_maps(images)
+        if isinstance(images, dict):
+            layout = torch.channels_last
+            return {name: m.to(torch.float32, memory_format=layout) for name, m in images.items()}
+        return self._levels(images)
+
+    def _levels(self, images: Tensor) -> dict[str, Tensor]:
         return dict(zip(PYRAMID, self.stage_maps(images)[-len(PYRAMID) :], strict=True))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether all of it is: then its maps are the same whenever an image is seen."""
+        return self.frozen_stages >= len(self.stages)
+
+    @torch.no_grad()
+    def frozen_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The output for normalized images, computed in float32, as float16.
+
+        A CPU takes one image at a time: in a larger batch its sums are rounded in another way, and
+        no faster.
+        """
+        device = images.device.type
+        size = 1 if device == "cpu" else len(images)
+        with torch.autocast(device, enabled=False):
+            parts = [self._levels(part.float()) for part in images.split(size)]
+        return {name: torch.cat([part[name] for part in parts]).half() for name in parts[0]}
+
+    def fingerprint(self) -> str:
+        """Changes with its weights and with the statistics of its input."""
+        digest = blake2b(repr(self.statistics).encode(), digest_size=8)
+        for name, value in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """The map of every stage, from the input on."""
@@ -136,62 +210,25 @@ def resnet_backbone(net: torchvision.models.ResNet) -> Backbone:
     return Backbone(stages, (net.bn1.num_features, last // 8, last // 4, last // 2, last))
 
 
-def _starting_weights(backbone: str, weights: str) -> dict[str, Tensor] | None:
-    if weights == "none":
-        return None
-    if weights == "pretrained":
-        if backbone not in SMALL:
-            raise InputError(
-                f"weights 'pretrained' belong to backbone 'small', not to {backbone!r}"
-            )
-        return _read_weights(Path(str(PRETRAINED_WEIGHTS)))
-    if weights != "imagenet":
-        return _read_weights(Path(weights))
-    if backbone in SMALL:
-        raise InputError(f"weights 'imagenet' belong to a ResNet, not to backbone {backbone!r}")
-    published = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-    try:
-        return dict(published.get_state_dict(progress=True, check_hash=True))
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"cannot download {published.url} ({error}); fetch that file by hand and give its "
-            "path as `weights`"
-        ) from error
+class TimmBackbone(Backbone):
+    """A model of timm with ``features_only``: one stage that gives all maps, frozen or not."""
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        maps = self.stages[0](images)
+        if getattr(self.stages[0], "output_fmt", "") == "NHWC":
+            maps = [features.permute(0, 3, 1, 2) for features in maps]
+        return maps
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
+def _timm_backbone(name: str, weights: str) -> TimmBackbone:
+    net, statistics = timm_network(name, weights)
+    strides = net.feature_info.reduction()
+    if strides[-2:] != [16, 32]:
         raise InputError(
-            f"weights {str(path)!r}: expected 'pretrained', 'imagenet', 'none' or the path of a "
-            ".safetensors or .pth file"
+            f"backbone {name!r}: its maps have strides {', '.join(map(str, strides))}, expected 16 "
+            "and 32 as the last two"
         )
-    try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # damaged pickles fail in as many ways as there are bytes
-        raise InputError(f"{path}: cannot read these weights ({first_line(error)})") from error
-    items = state.items() if isinstance(state, dict) else [(None, state)]
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
-        raise InputError(f"{path}: expected a network's tensors by name, as state_dict() gives")
-    return state
-
-
-def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state whose names and shapes fit; old files may lack batch norm's counters."""
-    own = module.state_dict()
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-    state = {**counters, **state}
-    for name in sorted(own.keys() | state.keys()):
-        if name not in own or name not in state or own[name].shape != state[name].shape:
-            raise InputError(
-                f"{source}: the weights do not fit: {name} is "
-                f"{_shape(state.get(name))}, the network has {_shape(own.get(name))}"
-            )
-    module.load_state_dict(state)
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
+    return TimmBackbone([net], net.feature_info.channels(), statistics)
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:

@@ -43,10 +43,10 @@ class ModelConfig:
 
     Attributes:
         num_classes: C; 0 in an experiment, where the run fills in the data's.
-        backbone: a name of `BACKBONES`.
+        backbone: a name of `BACKBONES`, or ``timm:`` and one of timm's.
         weights: where the backbone starts: ``"pretrained"`` (the small one, trained on other
-            birds), ``"imagenet"`` (torchvision's weights), ``"none"`` (at random) or the path of a
-            ``.safetensors`` or ``.pth`` file.
+            birds), ``"imagenet"`` (from where it is published), ``"none"`` (at random) or the path
+            of a ``.safetensors`` or ``.pth`` file.
         pyramid: what lies between the backbone's last two maps and the windows: ``"fpn"``, as in
             the paper, a 3x3 convolution and a feature pyramid network; or ``"lateral"``, its 1x1
             convolutions alone, which leave each cell the receptive field it has.
@@ -54,7 +54,8 @@ class ModelConfig:
             pyramid do without.
         channels: width of the pyramid and of the CSTN.
         localization_channels: hidden width of the localization networks.
-        frozen_stages: leading stages of the backbone that are not trained (2 = up to ``layer1``).
+        frozen_stages: leading stages of the backbone that are not trained (2 = up to ``layer1``); a
+            model of timm is one stage.
         first_frame: side, in (0, 1], of the centred frame that a global STN begins with.
         head: the method: ``"cstn"``; in its place ``"plain"`` an ordinary convolution (Table II) or
             ``"deform"`` a deformable one; ``"stn"`` one transform of the image; ``"cam"``,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,13 @@ class Localizer(nn.Module, ABC):
 
     Calling it is all that touches its parameters, so it may be wrapped (several processes, another
     precision); the other methods are called on the network itself.
+
+    Attributes:
+        takes_maps: whether it can be given, instead of images, what its backbone makes of them: the
+            maps by level (`cstn_lib.backbones.Backbone.frozen_maps`).
     """
+
+    takes_maps: ClassVar[bool] = False
 
     @abstractmethod
     def forward(

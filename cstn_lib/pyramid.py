@@ -59,6 +59,8 @@ class PyramidLocalizer(Localizer):
             another order.
     """
 
+    takes_maps = True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         names = [level.name for level in config.levels]
@@ -68,8 +70,8 @@ class PyramidLocalizer(Localizer):
                 "from the finest to the coarsest"
             )
         self.levels = config.levels
-        self.normalize = Normalize()
         self.backbone = build_backbone(config)
+        self.normalize = Normalize(*self.backbone.statistics)
         widths = self.backbone.widths
         if config.pyramid == "lateral":
             self.pyramid = nn.ModuleDict(
@@ -124,13 +126,13 @@ class PyramidLocalizer(Localizer):
         scores, thetas, boxes, defaults = [], [], [], []
         for level in self.levels:
             features, window, layer = maps[level.name], level.window, self.layers[level.name]
-            default = default_boxes(window, (features.shape[2], features.shape[3]), images.device)
+            default = default_boxes(window, (features.shape[2], features.shape[3]), features.device)
             windowed, theta, box = self.apply_layer(layer, features, window, transform)
             scores.append(self.classifier(F.relu(windowed)))
             if theta is not None:
                 thetas.append(theta)
             if box is None:
-                box = default.expand(images.shape[0], *default.shape)
+                box = default.expand(features.shape[0], *default.shape)
             boxes.append(box.flatten(1, 2))
             defaults.append(default.flatten(0, 1))
         names = tuple(level.name for level in self.levels)

@@ -31,9 +31,13 @@ class ADL(CAM):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.dropout = AttentionDropout()
+        # a model of timm is one stage, and its last map the only one within reach
+        self.takes_maps = len(self.backbone.stages) == 1
 
     def features(self, images: Tensor) -> Tensor:
         """Partly dropped while training."""
+        if self.takes_maps:
+            return self.dropout(super().features(images))
         features = images
         higher = len(self.backbone.stages) - len(PYRAMID)
         for index, stage in enumerate(self.backbone.stages):

@@ -26,10 +26,12 @@ class CAM(Localizer):
     Without its map it is an ordinary classifier: backbones are pretrained with it.
     """
 
+    takes_maps = True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.normalize = Normalize()
         self.backbone = build_backbone(config)
+        self.normalize = Normalize(*self.backbone.statistics)
         self.classifier = nn.Conv2d(self.backbone.widths[PYRAMID[-1]], config.num_classes, 1)
 
     def forward(

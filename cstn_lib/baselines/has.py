@@ -31,6 +31,8 @@ class HaS(CAM):
     weights.
     """
 
+    takes_maps = False  # it hides part of the image
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.register_buffer("mean_colour", torch.zeros(3, 1, 1))

@@ -61,6 +61,8 @@ class SPGOutput(ScoreMapOutput):
 class SPG(CAM):
     """CAM (the paper's SPG-A) with three branches that learn masks."""
 
+    takes_maps = False  # it reads a third map
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         first, second, last = self.backbone.channels[-3:]

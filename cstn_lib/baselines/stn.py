@@ -34,8 +34,8 @@ class GlobalSTN(Localizer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.normalize = Normalize()
         self.backbone = build_backbone(config)
+        self.normalize = Normalize(*self.backbone.statistics)
         width = self.backbone.widths[PYRAMID[-1]]
         hidden = config.localization_channels
         self.localization = nn.Sequential(

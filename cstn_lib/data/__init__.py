@@ -18,6 +18,7 @@ from cstn_lib.data.images import ImageSet
 from cstn_lib.data.photos.cub import CUB
 from cstn_lib.data.photos.folder import Folder
 from cstn_lib.data.photos.ilsvrc import ILSVRC
+from cstn_lib.data.photos.imagenette import Imagenette
 from cstn_lib.data.photos.reading import Reader, open_photos
 from cstn_lib.data.photos.tiny_imagenet import TinyImageNet
 from cstn_lib.support.errors import InputError, unknown_name
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 READERS: dict[str, type[Reader]] = {
-    reader.name: reader for reader in (TinyImageNet, CUB, ILSVRC, Folder)
+    reader.name: reader for reader in (Imagenette, TinyImageNet, CUB, ILSVRC, Folder)
 }
 """The data sets that are read from a folder or archive of the user's."""
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import horizontal_flip
 
 from cstn_lib.data.photos.decoding import PhotoArray
 from cstn_lib.support.atomic import atomic_directory
@@ -65,6 +66,20 @@ class SplitLists:
         """The (n, 4) ground-truth boxes of one image."""
         return self.boxes[self.box_offsets[index] : self.box_offsets[index + 1]]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that is given the split: a mapped file by its name, not by its content."""
+
+        def told(value: object) -> object:
+            name = getattr(value, "filename", None)
+            whole = name and isinstance(value.base, mmap.mmap)  # all of the file, not a slice
+            return Path(name) if whole else value
+
+        return {name: told(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            vars(self)[name] = mapped(value) if isinstance(value, Path) else value
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet(SplitLists, Dataset):
@@ -76,19 +91,6 @@ class ImageSet(SplitLists, Dataset):
     """
 
     images: np.ndarray | PhotoArray
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a process that is given the set: a mapped file by its name, not by its pixels."""
-        state = dict(vars(self))
-        mapped = getattr(self.images, "filename", None)
-        if mapped and isinstance(self.images.base, mmap.mmap):  # all of it, not a slice
-            state["images"] = Path(mapped)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state["images"], Path):
-            state["images"] = _mapped(state["images"])
-        vars(self).update(state)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -102,6 +104,13 @@ class ImageSet(SplitLists, Dataset):
         """
         images = torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2)
         return images, torch.from_numpy(self.labels[indices])
+
+    def oriented(self, rows: np.ndarray, mirrored: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `__getitems__`, with those images mirrored for which `mirrored` (B,) is true."""
+        images, labels = self.__getitems__(rows.tolist())
+        chosen = torch.from_numpy(mirrored)
+        images[chosen] = horizontal_flip(images[chosen])
+        return images, labels
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One image (3, H, W) uint8 and its label."""
@@ -123,8 +132,7 @@ def write_image_set(
         InputError: `folder` cannot be written, or an image cannot be read.
     """
     with writing(folder), atomic_directory(folder) as temporary:
-        _check_space(temporary, len(lists) * prod(size) * 3)
-        _write_images(temporary / _IMAGES, (len(lists), *size, 3), images)
+        write_rows(temporary / _IMAGES, (len(lists), *size, 3), np.uint8, images)
         _write_lists(temporary, lists)
     return open_image_set(folder)
 
@@ -161,7 +169,7 @@ def open_image_set(folder: Path) -> ImageSet:
             files = np.load(folder / _FILES, mmap_mode="r")
             images = PhotoArray(Path(meta["top"]), files, meta["side"])
         else:
-            images = _mapped(folder / _IMAGES)
+            images = mapped(folder / _IMAGES)
         found = ImageSet(images=images, **texts, **lists)
         lengths = {len(images), len(found), len(found.box_offsets) - 1}
         if len(lengths) > 1 or found.box_offsets[-1] != len(found.boxes):
@@ -180,8 +188,8 @@ _LISTS = {"labels": np.int64, "boxes": np.float32, "box_offsets": np.int64}
 _TEXTS = ("name", "split", "class_names", "fingerprint")
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """The images of a file; who writes to them changes a copy."""
+def mapped(path: Path) -> np.ndarray:
+    """The array of a file; who writes to it changes a copy."""
     return np.load(path, mmap_mode="c")
 
 
@@ -192,29 +200,31 @@ def _write_lists(folder: Path, lists: SplitLists, **more: object) -> None:
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _write_images(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> None:
-    """An array of that shape in a .npy file.
+def write_rows(
+    path: Path, shape: tuple[int, ...], kind: type[np.generic], rows: Iterable[np.ndarray]
+) -> None:
+    """An array of that shape and kind in a .npy file, row after row.
 
     Written as a file, not through a memory map: where the disk is full, that is an error, and not
     the end of the process.
+
+    Raises:
+        InputError: the disk has too little space for it.
     """
-    there = 0
-    with open(path, "wb") as file:
-        kind = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, kind)
-        for image in images:
-            if image.shape != shape[1:] or image.dtype != np.uint8:
-                raise ValueError(f"image {image.dtype} {image.shape}, expected uint8 {shape[1:]}")
-            file.write(np.ascontiguousarray(image).data)
-            there += 1
-    if there != shape[0]:
-        raise ValueError(f"{there} images were drawn for {shape[0]} labels")
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
+    needed, free = prod(shape) * np.dtype(kind).itemsize, shutil.disk_usage(path.parent).free
     if free < needed:
         raise InputError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the "
-            "decoded images; free some space and start again"
+            f"{path.parent.parent}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB; free "
+            "some space and start again"
         )
+    there = 0
+    with open(path, "wb") as file:
+        header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            if row.shape != shape[1:] or row.dtype != kind:
+                raise ValueError(f"row {row.dtype} {row.shape}, expected {kind} {shape[1:]}")
+            file.write(np.ascontiguousarray(row).data)
+            there += 1
+    if there != shape[0]:
+        raise ValueError(f"{there} rows were made, expected {shape[0]}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cstn_lib.backbones import LITE
 from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
 from cstn_lib.data import DATASETS, READERS, DataConfig
 from cstn_lib.data.photos.reading import SPLITS
@@ -49,9 +50,9 @@ class Profile:
             looked at before all was chosen.
         train, val, test: images of the embedded data sets.
         pretrain: images that pretrain the small backbone.
-        epochs, warmup_epochs: of trainings on the embedded data sets, whose backbone is pretrained.
+        epochs, warmup_epochs: of trainings whose backbone is pretrained.
         photos: at most so many photographs of each split of a read data set; None: all.
-        photo_epochs, photo_warmup_epochs: of trainings on photographs, which start from nothing.
+        photo_epochs, photo_warmup_epochs: of trainings on photographs that start from nothing.
         published: the paper's network and settings instead of the small ones, see `RECIPES`.
     """
 
@@ -202,12 +203,25 @@ RECIPES = {
             "spg": {"lr": 1e-3, "epochs": 8, "frozen_stages": 0},
         },
     ),
+    "imagenette": Recipe(
+        ModelConfig(
+            backbone=LITE,
+            weights="imagenet",
+            pyramid="lateral",
+            levels=(LevelConfig("4", 11), LevelConfig("5", 6)),
+            frozen_stages=1,  # all of it
+        ),
+        TrainingConfig(
+            lr=1e-3, weight_decay=1e-2, lambda_theta=LAMBDA_THETA, alpha_scale=0.5, level_weight=0.0
+        ),
+        image_size=224,
+    ),
     "photos": Recipe(_small(8, weights="none"), _SMALL_TRAINING),
     "paper, CUB-200-2011": _published(1e-4),
     "paper, ImageNet": _published(1e-3),
 }
-"""By the data set, ``photos`` for all that are read; in the ``paper`` profile by the paper's data
-set whose place it takes (`cstn_lib.reproduction.paper.STANDS_FOR`), and like ImageNet where it
+"""By the data set, ``photos`` for all others that are read; in the ``paper`` profile by the paper's
+data set whose place it takes (`cstn_lib.reproduction.paper.STANDS_FOR`), and like ImageNet where it
 takes none's."""
 
 
@@ -266,9 +280,10 @@ def make_experiment(
         tell = COLLAPSE_STUDY[name][0]
         only = tell == "only"
         data = replace(data, head_tell=1.0 if only else float(tell), parts_tell=not only)
+    from_nothing = recipe.model.weights == "none"
     sizes = {
-        "epochs": size.photo_epochs if read else size.epochs,
-        "warmup_epochs": size.photo_warmup_epochs if read else size.warmup_epochs,
+        "epochs": size.photo_epochs if from_nothing else size.epochs,
+        "warmup_epochs": size.photo_warmup_epochs if from_nothing else size.warmup_epochs,
         "precision": precision,
     }
     chosen = recipe.own.get(method, {}) if own else {}

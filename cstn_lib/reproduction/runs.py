@@ -31,11 +31,13 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from cstn_lib.data import ImageSet, open_split
+from cstn_lib.data.maps import MapSet, is_stored, open_maps
 from cstn_lib.evaluation.predictions import load_table, save_table
 from cstn_lib.models import build_model
+from cstn_lib.outputs import Localizer
 from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.disk import acquired
@@ -131,6 +133,25 @@ class Run:
         """One split of the run's data."""
         return open_split(self.experiment.data, name, self.store.data_root)
 
+    def given(self, model: Localizer, split: str) -> ImageSet | MapSet:
+        """One split as a network of this run is given it: of a frozen backbone, the maps."""
+        images, processes = self.split(split), self.store.processes
+        if not (model.takes_maps and model.backbone.frozen and is_stored(images)):
+            return images
+        if not processes.is_first:
+            processes.wait()
+        model.to(device=processes.device, memory_format=torch.channels_last).eval()
+
+        def compute(batch: Tensor) -> dict[str, Tensor]:
+            return model.backbone.frozen_maps(model.normalize(batch.to(processes.device)))
+
+        backbone = [self.experiment.model.backbone, model.backbone.fingerprint()]
+        learned = split == self.experiment.training_split
+        maps = open_maps(images, backbone, compute, mirrored=learned)
+        if processes.is_first:
+            processes.wait()
+        return maps
+
     @property
     def history(self) -> pd.DataFrame:
         """One row per epoch: see `cstn_lib.training.engine.fit`."""
@@ -141,7 +162,7 @@ class Run:
         """Versions, machine and seconds of the training."""
         return self._read("run.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
 
-    def model(self) -> nn.Module:
+    def model(self) -> Localizer:
         """The trained network, in evaluation mode on the CPU."""
         # what the backbone started from is overwritten: it need not be there any more
         model = build_model(replace(self.experiment.model, weights="none"))
@@ -180,9 +201,10 @@ class Run:
         if _of_first(processes, lambda: not path.is_file()):
             with self.held():
                 if not path.is_file():  # by another command in the meantime
+                    model = self.model()
                     table = predict(
-                        self.model(),
-                        self.split(split),
+                        model,
+                        self.split(split) if views else self.given(model, split),
                         device=self.store.device,
                         precision=self.experiment.training.precision,
                         views=views,
@@ -229,8 +251,8 @@ class Run:
         history = fit(
             model,
             self.experiment.training,
-            self.split(self.experiment.training_split),
-            None if self.experiment.name == "pretrain" else self.split("val"),
+            self.given(model, self.experiment.training_split),
+            None if self.experiment.name == "pretrain" else self.given(model, "val"),
             seed=self.experiment.seed,
             device=device,
             checkpoint=self.checkpoint,

@@ -26,10 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms.v2.functional import horizontal_flip
 
 from cstn_lib.config import TrainingConfig
 from cstn_lib.data.images import ImageSet
+from cstn_lib.data.maps import MapSet
 from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import describe, judge, to_table
@@ -101,8 +101,8 @@ def _in_one_line() -> Iterator[None]:
 def fit(
     model: Localizer,
     config: TrainingConfig,
-    train: ImageSet,
-    val: ImageSet | None,
+    train: ImageSet | MapSet,
+    val: ImageSet | MapSet | None,
     *,
     seed: int,
     device: str,
@@ -185,7 +185,7 @@ def _steps(
         network = together.parallel(model).train()
         device, steps = together.device, len(loader)
         for step, batch in enumerate(loader):
-            images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+            images, labels = (_moved(part, device) for part in batch)
             scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * scale
@@ -209,7 +209,7 @@ def _steps(
 @_in_one_line()
 def predict(
     model: Localizer,
-    data: ImageSet,
+    data: ImageSet | MapSet,
     *,
     device: str,
     precision: str = "float32",
@@ -230,7 +230,7 @@ def predict(
 def _predict(
     together: Processes,
     model: Localizer,
-    data: ImageSet,
+    data: ImageSet | MapSet,
     precision: str,
     *,
     watching: bool,
@@ -253,7 +253,7 @@ def _predict(
     quiet = watching or not together.is_first
     bar = Progress(loader, f"predict {data.name} {data.split}", disable=quiet)
     for indices, (images, labels) in zip(batches, bar, strict=True):
-        images, labels = images.to(together.device), labels.to(together.device)
+        images, labels = (_moved(part, together.device) for part in (images, labels))
         with torch.inference_mode():
             if views:
                 columns = describe_views(network, images, labels)
@@ -340,18 +340,22 @@ class EpochOrder(Sampler[int]):
 class Mirrored(Dataset):
     """A split of N images as 2 N: item N + i is the mirror image of item i."""
 
-    def __init__(self, data: ImageSet) -> None:
+    def __init__(self, data: ImageSet | MapSet) -> None:
         self.data = data
 
     def __len__(self) -> int:
         return 2 * len(self.data)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        wanted = np.asarray(indices)
-        images, labels = self.data.__getitems__((wanted % len(self.data)).tolist())
-        mirrored = torch.from_numpy(wanted >= len(self.data))
-        images[mirrored] = horizontal_flip(images[mirrored])
-        return images, labels
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor | dict[str, Tensor], Tensor]:
+        mirrored, rows = np.divmod(indices, len(self.data))
+        return self.data.oriented(rows, mirrored.astype(bool))
+
+
+def _moved(batch: Tensor | dict[str, Tensor], device: torch.device) -> Tensor | dict[str, Tensor]:
+    """Images, labels, or maps by level."""
+    if isinstance(batch, dict):
+        return {name: maps.to(device, non_blocking=True) for name, maps in batch.items()}
+    return batch.to(device, non_blocking=True)
 
 
 def _loading(device: torch.device) -> dict[str, object]:

@@ -131,7 +131,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, error):
 
 
 def test_too_few_images_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="4 images were drawn for 5 labels"):
+    with pytest.raises(ValueError, match="4 rows were made, expected 5"):
         write(tmp_path / "set", IMAGES[:4])
     assert list(tmp_path.iterdir()) == []
 

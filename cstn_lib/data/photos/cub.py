@@ -40,7 +40,7 @@ class CUB(Reader):
     name = "cub"
     what = "CUB-200-2011"
     marker = "images.txt"
-    inner = "CUB_200_2011"
+    inner = ("CUB_200_2011",)
 
     def identity(self, split: str) -> object:
         folders = [f"images/{name}" for name in self.source.folders("images")]

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from torchvision.datasets import Imagenette
 from torchvision.datasets.utils import check_integrity
 
 from cstn_lib.data.photos.sources import inner_path, is_safe
@@ -60,6 +61,7 @@ ARCHIVES = {
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         md5="90528d7ca1a48142e341f4ef8d21d0de",
     ),
+    "imagenette": Archive(*Imagenette._ARCHIVES["320px"], folder="imagenette2-320"),
 }
 
 _CHUNK = 1 << 20  # bytes

@@ -86,6 +86,7 @@ def unit_photo_list(
     *,
     title: str,
     sizes: np.ndarray,
+    resized: bool = False,
 ) -> PhotoList:
     """A `PhotoList` from boxes in pixels; the sizes are read from the photos' headers.
 
@@ -96,21 +97,24 @@ def unit_photo_list(
         title: of the progress bar.
         sizes: (N, 2) width and height that the boxes were measured in; 0 where not known. A photo
             of another size is a fault.
+        resized: photos are copies of those, of any size: one of another shape is a fault, but for a
+            square, to which it was squashed. All sizes are known.
     """
     stored, orientations = read_headers(source, files, title)
     shown = np.where((orientations > 4)[:, None], stored[:, ::-1], stored)
     usable = stored.all(axis=1)
     as_shown = np.full(len(files), given.as_shown)
     known = sizes.all(axis=1) & usable
-    as_stored = (sizes == stored).all(axis=1)
-    as_shown |= known & ~as_stored & (sizes == shown).all(axis=1)
+    as_stored = _fits(sizes, stored, resized)
+    as_shown |= known & ~as_stored & _fits(sizes, shown, resized)
     for row in np.flatnonzero(known & ~as_stored & ~as_shown):
         (width, height), (expected_width, expected_height) = stored[row], sizes[row]
         message = f"{width} x {height} pixels, expected {expected_width} x {expected_height}"
-        source.fault("photo of another size", f"{message} as in the annotations", files[row])
+        message += " as in the annotations" + (", smaller, or a square" if resized else "")
+        source.fault("photo of another size", message, files[row])
         usable[row] = False
 
-    measured = np.where(as_shown[:, None], shown, stored)
+    measured = sizes.copy() if resized else np.where(as_shown[:, None], shown, stored)
     measured[~usable] = 0
     turns = np.where(as_shown, 1, orientations)
     owners, boxes, empty = measured_boxes(source, given, measured, turns)
@@ -118,6 +122,15 @@ def unit_photo_list(
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(files)))])
     photos = PhotoList(source, files, np.asarray(labels), boxes, offsets, class_names)
     return photos if usable.all() else photos.take(np.flatnonzero(usable))
+
+
+def _fits(sizes: np.ndarray, found: np.ndarray, resized: bool) -> np.ndarray:
+    """Which photos of the sizes `found` (N, 2) may be those of `sizes` (N, 2)."""
+    if not resized:
+        return (sizes == found).all(axis=1)
+    # a side of a smaller copy is off by up to a pixel
+    crossed = np.abs(sizes[:, 0] * found[:, 1] - sizes[:, 1] * found[:, 0])
+    return (crossed <= sizes.max(axis=1)) | (found[:, 0] == found[:, 1])
 
 
 def measured_boxes(

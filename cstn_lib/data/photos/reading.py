@@ -69,7 +69,7 @@ class Reader(ABC):
     Attributes:
         name: of `cstn_lib.data.DATASETS`.
         what: the data set, for messages.
-        marker, inner: what its folder has in it, and the folder's own name (see `open_source`); by
+        marker, inner: what its folder has in it, and the folder's own names (see `open_source`); by
             default the name of the root.
         published: False for data of the user's own, who can mend what is wrong with them.
         source: where the files are.
@@ -78,7 +78,7 @@ class Reader(ABC):
     name: ClassVar[str]
     what: ClassVar[str]
     marker: ClassVar[str]
-    inner: ClassVar[str] = ""
+    inner: ClassVar[Sequence[str]] = ()
     published: ClassVar[bool] = True
 
     def __init__(self, source: Source) -> None:
@@ -95,7 +95,7 @@ class Reader(ABC):
         Raises:
             InputError: it is not there.
         """
-        names = {"what": cls.what, "marker": cls.marker, "inner": cls.inner or root.stem}
+        names = {"what": cls.what, "marker": cls.marker, "inner": cls.inner or (root.stem,)}
         with open_source(root, **names, faults=faults) as source:
             yield cls(source)
 
@@ -155,8 +155,12 @@ class Reader(ABC):
         photos: Sequence[Photo],
         class_names: Sequence[str],
         as_shown: bool = False,
+        resized: bool = False,
     ) -> PhotoList:
-        """Those photos, with their boxes as fractions; `as_shown` of `PixelBoxes`."""
+        """Those photos, with their boxes as fractions.
+
+        `as_shown` of `PixelBoxes`, `resized` of `unit_photo_list`.
+        """
         boxes = [box for photo in photos for box in photo.boxes]
         owners = [row for row, photo in enumerate(photos) for _ in photo.boxes]
         pixels = np.array([pixels for pixels, _ in boxes], dtype=np.float64).reshape(-1, 4)
@@ -170,6 +174,7 @@ class Reader(ABC):
             ),
             title=f"sizes of {self.name} {split}",
             sizes=np.array([photo.size for photo in photos], dtype=np.int64).reshape(-1, 2),
+            resized=resized,
         )
 
 

@@ -12,7 +12,7 @@ import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -313,13 +313,13 @@ class ZipSource(Source):
 
 @contextmanager
 def open_source(
-    root: Path, *, what: str, marker: str, inner: str, faults: Faults | None = None
+    root: Path, *, what: str, marker: str, inner: Sequence[str], faults: Faults | None = None
 ) -> Iterator[Source]:
     """The folder or zip of a data set.
 
     Args:
-        root: the folder with `marker`, a folder or zip that holds it as `inner`, or a zip of the
-            former.
+        root: the folder with `marker`, a folder or zip that holds it under a name of `inner`, or a
+            zip of the former.
         what: the data set, for messages.
         marker: the name of a file; of a folder if it ends with a slash.
         faults: where they are reported.
@@ -327,10 +327,10 @@ def open_source(
     Raises:
         InputError: `root` is missing, not readable, or has no `marker`.
     """
-    expected = f"expected {marker} in it or in its folder {inner}"
+    expected = f"expected {marker} in it or in its folder {' or '.join(inner)}"
     if os.path.isdir(root):
         known = os.path.isdir if marker.endswith("/") else os.path.isfile
-        for top in (root, root / inner):
+        for top in (root, *(root / name for name in inner)):
             if known(top / marker):
                 yield FolderSource(top, what, faults)
                 return
@@ -345,7 +345,7 @@ def open_source(
                 for member in archive.infolist()
                 if not member.filename.endswith(("/", "\\"))
             }
-            for prefix in ("", f"{inner}/"):
+            for prefix in ("", *(f"{name}/" for name in inner)):
                 if any(name.startswith(f"{prefix}{marker}") for name in members):
                     below = {
                         name.removeprefix(prefix): member

@@ -39,7 +39,7 @@ class TinyImageNet(Reader):
     name = "tiny-imagenet"
     what = "Tiny ImageNet"
     marker = _WNIDS
-    inner = "tiny-imagenet-200"
+    inner = ("tiny-imagenet-200",)
 
     def identity(self, split: str) -> object:
         folders = self._folders(split)
