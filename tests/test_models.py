@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from urllib.error import URLError
 
@@ -68,9 +69,12 @@ def test_a_levels_window_takes_its_arguments_in_the_order_of_a_convolution():
     assert LevelConfig("4", 5, 3, 2).window == Window(5, 3, 0, 2)
 
 
-@pytest.mark.parametrize("head", ["cstn", "plain", "deform", "cam", "acol", "spg"])
-def test_a_network_is_exported_whole_for_any_batch_and_size(head):
-    model = build_model(replace(SMALL, head=head)).eval()
+@pytest.mark.parametrize(
+    ("head", "pyramid"),
+    [("cstn", "lateral"), *product(["cstn", "plain", "deform", "cam", "acol", "spg"], ["fpn"])],
+)
+def test_a_network_is_exported_whole_for_any_batch_and_size(head, pyramid):
+    model = build_model(replace(SMALL, head=head, pyramid=pyramid)).eval()
     if head == "cstn":
         move_windows(model)
     any_size = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
@@ -93,8 +97,9 @@ def test_a_network_is_exported_whole_for_any_batch_and_size(head):
     ids=["both", "level 4", "level 5"],
 )
 @pytest.mark.parametrize("head", ["cstn", "plain"])
-def test_shapes(levels, sizes, head):
-    model = build_model(replace(SMALL, levels=levels, head=head)).eval()
+@pytest.mark.parametrize("pyramid", ["fpn", "lateral"])
+def test_shapes(levels, sizes, head, pyramid):
+    model = build_model(replace(SMALL, levels=levels, head=head, pyramid=pyramid)).eval()
     output = model(images())
     locations = sum(h * w for h, w in sizes)
     assert isinstance(model, PyramidLocalizer)
@@ -111,7 +116,7 @@ def test_shapes(levels, sizes, head):
 
 def test_maps_are_those_of_the_paper():
     """80 pixels give the small backbone the 20 x 20 and 10 x 10 cells that 320 give a ResNet."""
-    for backbone, size in (("small", 80), ("resnet18", 320)):
+    for backbone, size in (("small", 80), ("small-pooled", 80), ("resnet18", 320)):
         model = build_model(replace(SMALL, backbone=backbone)).backbone
         with torch.inference_mode():
             maps = model(torch.zeros(1, 3, size, size))
@@ -119,6 +124,68 @@ def test_maps_are_those_of_the_paper():
             "4": (model.widths["4"], 20, 20),
             "5": (model.widths["5"], 10, 10),
         }
+
+
+def test_lateral_maps_are_one_convolution_of_the_backbones():
+    model = build_model(replace(SMALL, pyramid="lateral")).eval()
+    pictures = images()
+    maps = model.maps(pictures)
+    assert list(maps) == ["4", "5"]
+    for name, stage in model.backbone(model.normalize(pictures)).items():
+        kernel, bias = model.pyramid[name].weight, model.pyramid[name].bias
+        assert kernel.shape == (16, model.backbone.widths[name], 1, 1)
+        expected = torch.einsum("bchw,dc->bdhw", stage, kernel[..., 0, 0]) + bias[:, None, None]
+        assert torch.allclose(maps[name], expected, atol=1e-4)
+    (alone,) = build_model(replace(SMALL, pyramid="lateral", levels=LEVELS[1:])).pyramid
+    assert alone == "5", "a level that does not vote has no convolution"
+
+
+def test_the_papers_maps_come_from_both_stages():
+    """A 3x3 convolution on the last map, 1x1 on both, the top added to the finer, 3x3 on both."""
+    model = build_model(SMALL).eval()
+    pictures = images()
+    stages = model.backbone(model.normalize(pictures))
+    inner, smooth = model.pyramid.inner_blocks, model.pyramid.layer_blocks
+    top = inner[1](model.extra_conv(stages["5"]))
+    fine = inner[0](stages["4"]) + nn.functional.interpolate(top, scale_factor=2.0)
+    maps = model.maps(pictures)
+    assert list(maps) == ["4", "5"]
+    assert torch.allclose(maps["4"], smooth[0](fine), atol=1e-4)
+    assert torch.allclose(maps["5"], smooth[1](top), atol=1e-4)
+
+
+def test_the_windows_look_at_the_maps():
+    model = build_model(replace(SMALL, pyramid="lateral", head="plain")).eval()
+    pictures = images()
+    maps, output = model.maps(pictures), model(pictures)
+    for level, score in zip(LEVELS, output.scores, strict=True):
+        windowed = model.layers[level.name](maps[level.name])
+        assert torch.allclose(score, model.classifier(windowed.relu()), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pyramid", "sides"),
+    [
+        ("small-pooled", "lateral", {"4": 15, "5": 19}),
+        ("small", "lateral", {"4": 15, "5": 39}),
+        ("small", "fpn", {"4": 63, "5": 71}),
+    ],
+)
+def test_what_a_cell_sees(backbone, pyramid, sides):
+    """Laterally it keeps the receptive field of its stage, in pixels of a side."""
+    model = build_model(replace(SMALL, backbone=backbone, pyramid=pyramid)).eval()
+    pictures = torch.rand(1, 3, 160, 160, requires_grad=True)
+    for name, cells in model.maps(pictures).items():
+        middle = cells.shape[2] // 2
+        (seen,) = torch.autograd.grad(cells[..., middle, middle].sum(), pictures, retain_graph=True)
+        columns = seen.abs().sum(dim=(0, 1, 2)).nonzero()
+        side = int(columns.max() - columns.min()) + 1
+        assert side == sides[name]
+
+
+def test_unknown_pyramid():
+    message = input_error(replace(SMALL, pyramid="bifpn"))
+    assert message == "unknown pyramid 'bifpn': expected one of fpn, lateral"
 
 
 def test_boxes_are_those_of_theta():
@@ -255,8 +322,9 @@ def assert_trained(model: CSTNLocalizer, frozen: int) -> None:
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_a_training_step_reaches_every_part():
-    model = build_model(SMALL).train()
+@pytest.mark.parametrize("pyramid", ["fpn", "lateral"])
+def test_a_training_step_reaches_every_part(pyramid):
+    model = build_model(replace(SMALL, pyramid=pyramid)).train()
     terms = train_step(model, images(4))
     assert all(term.isfinite() for term in terms.values())
     assert_trained(model, frozen=0)
@@ -371,8 +439,34 @@ def test_pretrain_weights_come_with_the_package():
     assert all(counter > 0 for counter in trained)
 
 
+def test_the_pooled_backbone_is_the_small_one_without_its_last_stage(tmp_path: Path):
+    """Level 5 is the mean of 2 x 2 cells of level 4; the stages before have the same weights."""
+    small = build_model(replace(SMALL, weights="pretrained")).backbone.eval()
+    config = replace(SMALL, backbone="small-pooled", weights="pretrained", frozen_stages=2)
+    pooled = build_model(config).backbone.eval()
+    assert len(pooled.stages) == len(small.stages) == 4
+    assert not list(pooled.stages[3].parameters())
+    loaded = small.state_dict()
+    kept = {name: v for name, v in loaded.items() if not name.startswith("stages.3.")}
+    assert len(kept) < len(loaded) and pooled.state_dict().keys() == kept.keys()
+    assert_loaded(pooled, kept)
+    pictures = torch.rand(2, 3, 80, 80)
+    maps = pooled(pictures)
+    assert torch.equal(maps["4"], small(pictures)["4"])
+    means = maps["4"].unflatten(3, (10, 2)).unflatten(2, (10, 2)).mean(dim=(3, 5))
+    assert torch.allclose(maps["5"], means, atol=1e-6)
+    frozen = [all(not p.requires_grad for p in stage.parameters()) for stage in pooled.stages[:3]]
+    assert frozen == [True, True, False]
+    # its own weights, as a run leaves them, are enough for it
+    path = save(trained_state(pooled), tmp_path / "pooled.safetensors")
+    assert_loaded(build_model(replace(config, weights=str(path))).backbone, trained_state(pooled))
+    message = input_error(replace(SMALL, weights=str(path)))
+    assert "stages.3." in message and "absent" in message
+
+
 @pytest.mark.parametrize(
-    ("backbone", "weights"), [("resnet18", "pretrained"), ("small", "imagenet")]
+    ("backbone", "weights"),
+    [("resnet18", "pretrained"), ("small", "imagenet"), ("small-pooled", "imagenet")],
 )
 def test_weights_belong_to_a_backbone(backbone, weights):
     message = input_error(replace(SMALL, backbone=backbone, weights=weights))

@@ -153,9 +153,14 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
-    names = ("cstn", *LAMBDA_STUDY)
-    left_out = [name for name in LAMBDA_STUDY if name not in runs_of(runs)][:1]
-    groups = required_runs(runs, [name for name in names if name not in left_out])
+    groups = runs_of(runs)
+    stands = {run.experiment.training.lambda_theta for run in groups.get("cstn", ())}
+    steps = [
+        name
+        for name, weight in LAMBDA_STUDY.items()
+        if name in groups or not stands & {weight, authors_weight(weight)}
+    ]
+    groups = required_runs(runs, ("cstn", *steps))
     rows, published = {}, {}
     for group in groups.values():
         weight = group[0].experiment.training.lambda_theta

@@ -34,6 +34,29 @@ def test_starts_at_the_identity(model: GlobalSTN):
     assert torch.allclose(moved.scores[0], still.scores[0], atol=1e-4)
 
 
+def test_starts_at_its_first_frame():
+    """The centred part of the image, in and after the warm-up; what is learned is added to it."""
+    torch.manual_seed(0)
+    model = GlobalSTN(ModelConfig(num_classes=3, weights="none", first_frame=0.65)).eval()
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.rand(2, 3, 40, 40)
+    theta = torch.tensor([[0.65, 0, 0], [0, 0.65, 0]])
+    outputs = [model(images), model(images, transform=False)]
+    for output in outputs:
+        assert torch.allclose(output.thetas[0], theta.expand(2, 1, 1, 2, 3))
+        frame = torch.tensor([0.175, 0.175, 0.825, 0.825])
+        assert torch.allclose(output.boxes, frame.expand(2, 1, 4))
+    assert torch.allclose(outputs[0].scores[0], outputs[1].scores[0], atol=1e-4)
+    cut_out = _sampled(model.normalize(images), theta.expand(2, 2, 3))
+    for at in (1, 3):  # each time the localization network reads the whole image first
+        assert torch.equal(seen[at - 1], model.normalize(images))
+        assert torch.allclose(seen[at], cut_out, atol=1e-5)
+    fix_theta(model, [-0.15, 0, 0.5, 0, -0.15, 0])
+    moved = torch.tensor([[[0.5, 0.25, 1.0, 0.75]]])
+    assert torch.allclose(model(images).boxes, moved.expand(2, 1, 4), atol=1e-6)
+
+
 def test_the_box_is_what_is_sampled(model: GlobalSTN):
     """A theta that frames a 20 x 20 quarter: the backbone sees it, enlarged."""
     fix_theta(model, [-0.5, 0, 0.5, 0, -0.5, -0.5])  # half the size, to the upper right

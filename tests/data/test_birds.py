@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cstn_lib.data.birds import dataset as birds
 from cstn_lib.data.birds.dataset import (
     SPLITS,
     BirdsConfig,
+    birds_fingerprint,
     class_names,
     class_parts,
     draw_bird_image,
@@ -344,6 +346,58 @@ def test_the_mark_has_the_colours_of_the_class() -> None:
             assert new.sum() > 10
 
 
+def test_parts_that_do_not_tell_are_drawn_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every mark on: the class is told by the mark alone, boxes and labels stay."""
+    worn: list[tuple[tuple[str, ...], object]] = []
+    drawn = birds.bird_shapes
+
+    def watched(parts: tuple[str, ...], rng: object, *, mark: object, **options: object) -> object:
+        worn.append((parts, mark))
+        return drawn(parts, rng, mark=mark, **options)
+
+    monkeypatch.setattr(birds, "bird_shapes", watched)
+    usual = BirdsConfig(head_tell=1.0, image_size=16)
+    silent = BirdsConfig(head_tell=1.0, parts_tell=False, image_size=16)
+    pairs = []
+    for index in range(480):
+        worn.clear()
+        _, label, boxes = draw_bird_image(silent, "train", index)
+        ((parts, mark),) = worn
+        assert mark == MARKS[label]
+        pairs.append((label, [class_parts(other) for other in range(24)].index(parts)))
+        _, label_of_usual, boxes_of_usual = draw_bird_image(usual, "train", index)
+        assert worn[-1] == (class_parts(label), mark)
+        assert label_of_usual == label
+        np.testing.assert_array_equal(boxes_of_usual, boxes)
+    counts = np.zeros((24, 24), int)
+    np.add.at(counts, tuple(np.transpose(pairs)), 1)
+    assert counts.sum(axis=0).min() > 0, "every kind of parts is drawn"
+    # independent: of 480 birds about 20 have the parts of their own class
+    assert 5 <= np.trace(counts) <= 40
+    assert max(counts.sum(axis=0)) < 45
+
+
+def test_parts_tell_unless_they_are_told_not_to() -> None:
+    """The images of before are the same; the pretraining's never change."""
+    for index in range(5):
+        plain = draw_bird_image(SMALL, "train", index)[0]
+        told = draw_bird_image(replace(SMALL, parts_tell=True), "train", index)[0]
+        np.testing.assert_array_equal(told, plain)
+    silent = replace(SMALL, parts_tell=False)
+    train, pretrain = (
+        [
+            np.array_equal(draw_bird_image(c, split, i)[0], draw_bird_image(silent, split, i)[0])
+            for c in (SMALL,)
+            for i in range(10)
+        ]
+        for split in ("train", "pretrain")
+    )
+    assert all(pretrain) and not all(train)
+    for split in ("train", "pretrain"):
+        same = birds_fingerprint(SMALL, split) == birds_fingerprint(silent, split)
+        assert same == (split == "pretrain")
+
+
 def test_pretrain_birds_never_wear_a_mark(tmp_path: Path) -> None:
     marked = BirdsConfig(pretrain=30, image_size=16, head_tell=1.0)
     for index in range(5):
@@ -398,6 +452,7 @@ def test_what_changes_the_images_changes_the_folder(
         {"test": 23},
         {"image_size": 20},
         {"head_tell": 0.5},
+        {"parts_tell": False},
         {"seed": 1},
         {"boxes": "ilsvrc"},
     )
