@@ -25,7 +25,7 @@ LARGEST_PICTURE = 150 * 1024  # bytes
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"
 ANNOTATED = "1[23]_*"
-"""The notebooks that draw real annotations, as counts; the folder stays out of what is committed."""
+"""The notebooks that draw real annotations; their folder stays out of what is committed."""
 
 
 def paths(pattern: str = "*") -> list[Path]:

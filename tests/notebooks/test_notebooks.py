@@ -140,7 +140,7 @@ def test_executed_from_top_to_bottom(name):
 
 
 @pytest.mark.parametrize("name", [path.stem for path in publish.paths(publish.ANNOTATED)])
-def test_real_annotations_are_drawn(name):
+def test_published_notebooks_draw_the_real_annotations(name):
     """`publish.py execute` was given their folder."""
     assert HOW_TO_GET not in json.dumps(read(name))
 
