@@ -184,10 +184,9 @@ def search(
 ) -> None:
     """Look for a method's settings on val, with as many trials for each, and write the log."""
     from cstn_lib.reproduction.runs import RunStore
-    from cstn_lib.reproduction.search import search
-    from cstn_lib.support.project import project_folder
+    from cstn_lib.reproduction.search import log_path, search
 
-    log = project_folder("figures") / "search" / f"{dataset}-{method}.csv"
+    log = log_path(dataset, method)
     store = RunStore(runs_dir, data_root, device)
     print(search(method, dataset, profile, store, log).to_string(index=False))
     print(log)

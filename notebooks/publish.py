@@ -3,11 +3,13 @@
 python notebooks/publish.py link              previous, contents and next at both ends of each
 python notebooks/publish.py execute           run all in the cpu profile, in place
 python notebooks/publish.py execute 07_*      or some
+ANNOTATIONS=FOLDER python ...                 with the public annotations, for notebooks 12 and 13
 python notebooks/publish.py check             name whatever must not be committed
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -22,6 +24,8 @@ LONGEST_CELL = 25  # lines
 LARGEST_PICTURE = 150 * 1024  # bytes
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"
+ANNOTATED = "1[23]_*"
+"""The notebooks that draw real annotations; their folder stays out of what is committed."""
 
 
 def paths(pattern: str = "*") -> list[Path]:
@@ -147,7 +151,10 @@ def main(task: str, pattern: str = "*") -> int:
     for path in paths(pattern):
         if task == "execute":
             print(path, flush=True)
-            notebook = executed(path, profile="cpu")
+            given = (
+                {"data_root": os.environ.get("ANNOTATIONS", "")} if path.match(ANNOTATED) else {}
+            )
+            notebook = executed(path, profile="cpu", **given)
         else:
             notebook = linked(path) if task == "link" else read(path)
         found = faults(path, notebook)

@@ -141,7 +141,7 @@ class WrittenRun:
     tables: dict[str, pd.DataFrame]
     facts: dict = field(default_factory=lambda: {"training_seconds": 10.0})
 
-    def predictions(self, split: str = "test") -> pd.DataFrame:
+    def predictions(self, split: str = "test", *, views: bool = False) -> pd.DataFrame:
         return self.tables[split]
 
 
@@ -150,13 +150,15 @@ def written_votes(images: Sequence[str]) -> pd.DataFrame:
 
     The first letter tells the class (``+`` right, ``-`` wrong), the others the boxes under the true
     class, best first: ``r`` on the object, anything else far away. Equal letters are the same
-    location.
+    location. The fused box is the last one, and no default box is right.
     """
     rows = []
     for letters in images:
         boxes = [OBJECT if letter == "r" else ELSEWHERE for letter in letters[1:]]
         row = {"label": 1, "predicted": int(letters[0] == "+"), "gt_boxes": np.array(OBJECT)}
         row |= {"true_box": np.ravel(boxes), "any_iou": float("r" in letters)}
+        row |= {"true_default_box": np.ravel([ELSEWHERE] * len(boxes)), "any_default_iou": 0.0}
+        row |= {f"{who}_fused_box": np.array(boxes[-1]) for who in ("true", "predicted")}
         row |= {"true_level": np.full(len(boxes), 5)}
         row |= {"true_location": np.ravel([[ord(letter) % 10, 0] for letter in letters[1:]])}
         rows.append(row)

@@ -102,6 +102,12 @@ def mean_box_hits(table: pd.DataFrame) -> np.ndarray:
     return best_iou(mean_boxes(table)[:, None], ground_truth(table))[:, 0] >= IOU_THRESHOLD
 
 
+def moved_square_hits(table: pd.DataFrame) -> np.ndarray:
+    """(n,) which images `squares_at_centres` find at the centres of the winning boxes."""
+    boxes, truth = array(table, "true_box")[:, 0], ground_truth(table)
+    return best_iou(squares_at_centres(boxes, truth)[:, None], truth)[:, 0] >= IOU_THRESHOLD
+
+
 def _squares(centres: np.ndarray, side: float) -> np.ndarray:
     return np.concatenate([centres - side / 2, centres + side / 2], axis=-1).clip(0, 1)
 

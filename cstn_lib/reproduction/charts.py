@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cstn_lib.evaluation.metrics import AreaHistogram, Interval
+from cstn_lib.evaluation.metrics import AreaHistogram, mean_interval
 from cstn_lib.plots import BOX_STYLES
 from cstn_lib.reproduction.areas import WITH, WITHOUT
 from cstn_lib.reproduction.claims import (
@@ -34,24 +34,24 @@ _PAPER = {
 
 
 def plot_methods(
-    intervals: Mapping[str, Sequence[Interval]], published: Mapping[str, float]
+    hits: Mapping[str, Sequence[np.ndarray]], published: Mapping[str, float]
 ) -> Figure:
-    """A share of test images for each method, with what the paper printed.
+    """A share of test images for each method, with its interval and what the paper printed.
 
     Args:
-        intervals: of fractions, by method from top to bottom, one per seed
-            (`cstn_lib.evaluation.metrics.image_interval`).
+        hits: by method from top to bottom, (n,) booleans per seed.
         published: percentages, by method, where the paper has one.
     """
-    figure, ax = plt.subplots(figsize=(7.5, 0.42 * len(intervals) + 1.2))
-    for row, (name, seeds) in enumerate(intervals.items()):
+    figure, ax = plt.subplots(figsize=(7.5, 0.4 * len(hits) + 1.2))
+    for row, (name, seeds) in enumerate(hits.items()):
         ours = name.startswith("CSTN")
-        places = row + 0.22 * (np.arange(len(seeds)) - (len(seeds) - 1) / 2)
-        means = np.array([seed.mean for seed in seeds])
-        below_above = np.abs([[seed.low, seed.high] for seed in seeds] - means[:, None]).T
+        mean, low, high = (100 * end for end in mean_interval(np.stack(seeds)))
+        if len(seeds) > 1:
+            means = [100 * np.mean(right) for right in seeds]
+            ax.scatter(means, [row + 0.28] * len(seeds), s=7, color="0.6", label="one seed")
         ax.errorbar(
-            *(100 * means, places),
-            xerr=100 * below_above,
+            *(mean, row),
+            xerr=[[mean - low], [high - mean]],
             fmt="o" if ours else "s",
             color=BOX_STYLES["transformed"]["edgecolor"] if ours else "0.25",
             label=("CSTN" if ours else "others") + ", with 95 % interval",
@@ -59,14 +59,14 @@ def plot_methods(
         if name in published:
             ax.scatter(published[name], row, s=45, **_PAPER)
     ax.set(
-        yticks=range(len(intervals)),
-        yticklabels=intervals,
+        yticks=range(len(hits)),
+        yticklabels=hits,
         xlim=(0, 100),
         xlabel="test images localized [%]",
     )
     ax.invert_yaxis()
     ax.grid(axis="x", color="0.92")
-    _legend_below(figure, ax, 3, fontsize=10)
+    _legend_below(figure, ax, 4, fontsize=10)
     return figure
 
 

@@ -34,6 +34,17 @@ def settings(run: Run) -> pd.Series:
     return pd.json_normalize(asdict(run.experiment)).iloc[0].map(str)
 
 
+def differing_settings(by_method: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """The fields in which methods differ, one column per method, read from their first seeds."""
+    table = pd.DataFrame({name: settings(group[0]) for name, group in by_method.items()})
+    table.loc["model.levels"] = [
+        ", ".join(f"{level.kernel_size}" for level in group[0].experiment.model.levels)
+        for group in by_method.values()
+    ]
+    told = ["name", "model.head", "seed"]
+    return table[table.nunique(axis=1) > 1].drop(index=told, errors="ignore")
+
+
 def hits_on_test(run: Run) -> pd.DataFrame:
     """`evaluation.metrics.hits` on test; score maps at the threshold that is best on their val."""
     return hits(run.predictions(), threshold=choose_threshold(run.predictions("val")))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from cstn_lib.backbones import LITE
 from cstn_lib.config import PAPER_LEVELS, LevelConfig, ModelConfig
@@ -104,6 +105,20 @@ COLLAPSE_STUDY = {
 """Where boxes collapse (Fig. 7): how often the head alone tells the class (``only``: nothing else
 does), how the localization networks learn (``slow``: as the recipe has it; ``fast``: as fast as the
 rest and from the first step, as the paper's), and lambda."""
+
+
+def collapse_names(profile: str, dataset: str = "birds-cub") -> tuple[str, ...]:
+    """What of `COLLAPSE_STUDY` a profile trains, a seed each: all in ``cpu``, else four corners.
+
+    Only drawn images can be drawn with another mark: elsewhere there is nothing to train.
+    """
+    if dataset in READERS:
+        return ()
+    if profile == "cpu":
+        return tuple(COLLAPSE_STUDY)
+    ends = product(("0", "only"), ("0", "1e-1"))
+    return tuple(f"cstn-head-{tell}-fast-lambda-{weight}" for tell, weight in ends)
+
 
 STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY, EQUATION_4, *COLLAPSE_STUDY)
 

@@ -11,10 +11,23 @@ import pandas as pd
 
 from cstn_lib.evaluation.metrics import AreaHistogram
 from cstn_lib.reproduction.claims import CLAIMS, DATASETS
-from cstn_lib.reproduction.experiments import LAMBDA_STUDY, Experiment, seeded_experiments
+from cstn_lib.reproduction.experiments import (
+    EQUATION_4,
+    LAMBDA_STUDY,
+    Experiment,
+    collapse_names,
+    seeded_experiments,
+)
 from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6, figure_8
 from cstn_lib.reproduction.runs import Run
-from cstn_lib.reproduction.tables import METHODS, comparison_table, table_1, table_2, table_3
+from cstn_lib.reproduction.tables import (
+    CONTROLS,
+    METHODS,
+    comparison_table,
+    table_1,
+    table_2,
+    table_3,
+)
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.project import figures_folder
 
@@ -32,6 +45,7 @@ class Result:
         columns: of a table: ours that a page shows, each beside the paper's. The CSV has more.
         panels: of a histogram figure: its counts from the finished runs, by panel.
         one_seed: whether it trains one seed alone: a lesson.
+        mapped: by profile and data set, names of which one seed is trained besides.
     """
 
     notebook: str
@@ -42,6 +56,7 @@ class Result:
     columns: tuple[str, ...] = ()
     panels: Callable[[Sequence[Run]], dict[str, AreaHistogram]] | None = None
     one_seed: bool = False
+    mapped: Callable[[str, str], Sequence[str]] | None = None
 
 
 def _lesson(notebook: str, *experiments: str) -> Result:
@@ -72,12 +87,12 @@ RESULTS = {
         (("cstn",), ("cstn",)),
         title="Table I: what the transform adds",
         table=table_1,
-        columns=(*_TABLE_1, "centred square"),
+        columns=(*_TABLE_1, *CONTROLS),
     ),
     "table-2": Result(
         "08_table_2",
         (_CUB,),
-        (("plain", "cstn"),),
+        (("plain", "cstn", EQUATION_4),),
         title="Table II: with and without CSTN",
         table=table_2,
         columns=("Top-1 Class", "Top-1 Loc", "GT-Known Loc"),
@@ -89,6 +104,7 @@ RESULTS = {
         title="Table III: λ",
         table=table_3,
         columns=("Top-1 Loc", "Top-1 Class", "GT-Known Loc"),
+        mapped=collapse_names,
     ),
     "table-4": Result(
         "10_table_4",
@@ -156,6 +172,8 @@ def experiments_of(
     needed = []
     for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1]):
         needed += seeded_experiments(names, data, profile, seeds=seeds)
+    if result.mapped:
+        needed += seeded_experiments(result.mapped(profile, chosen[0]), chosen[0], profile, seeds=1)
     return list(dict.fromkeys(needed))
 
 

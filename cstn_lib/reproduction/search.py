@@ -27,6 +27,7 @@ from cstn_lib.reproduction.experiments import (
 from cstn_lib.reproduction.runs import RunStore
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import unknown_name
+from cstn_lib.support.project import project_folder
 
 TRIALS = 6
 
@@ -113,6 +114,37 @@ def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) 
         with atomic_file(log) as temporary:
             table.to_csv(temporary, index=False)
     return table
+
+
+def search_summary(dataset: str) -> pd.DataFrame:
+    """The published logs of one data set, a row per method: what its search tried and found.
+
+    Returns:
+        ``trials``; Top-1 Loc on val of the shared recipe (``as shared``) and of the ``best`` trial,
+        in percent; ``what the best changes``; ``seconds`` of training and ``processor``; no rows
+        where the data set has no log.
+    """
+    rows = {}
+    for method in SPACES:
+        path = log_path(dataset, method)
+        if not path.is_file():
+            continue
+        log = pd.read_csv(path, dtype={name: str for name in SPACES[method]}).fillna("")
+        best = log.iloc[0]
+        rows[method] = {
+            "trials": len(log),
+            "as shared": log.loc[log["trial"] == 0, "top1_loc"].squeeze(),
+            "best": best["top1_loc"],
+            "what the best changes": ", ".join(f"{n} {best[n]}" for n in SPACES[method] if best[n]),
+            "seconds": log["seconds"].sum().round(),
+            "processor": ", ".join(log["machine"].unique()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def log_path(dataset: str, method: str) -> Path:
+    """Where the log of a search is published."""
+    return project_folder("figures") / "search" / f"{dataset}-{method}.csv"
 
 
 def _text(value: object) -> str:

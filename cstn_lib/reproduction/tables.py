@@ -19,7 +19,7 @@ from cstn_lib.evaluation import controls, metrics
 from cstn_lib.losses import authors_weight
 from cstn_lib.reproduction import paper
 from cstn_lib.reproduction.comparison import hits_on_test
-from cstn_lib.reproduction.experiments import LAMBDA_STUDY
+from cstn_lib.reproduction.experiments import EQUATION_4, LAMBDA_STUDY
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
@@ -38,14 +38,18 @@ METHODS = {
 """The rows of Tables IV and V that are a training each, with its experiment; the paper leaves the
 last three out."""
 
-TOP_5, SQUARE = "CSTN Top-5 box", "fixed centred square"
-MEAN_BOX, FIVE_BOXES, FIVE_THRESHOLDS = "mean box", "five fixed boxes", "CAM, five thresholds"
+CONTROLS = MEAN_BOX, MOVED_SQUARE, SQUARE = "mean box", "square at its centre", "centred square"
+"""What each table is to be read against: `cstn_lib.evaluation.controls`."""
+
+TOP_5, FUSED, VIEWS = "CSTN Top-5 box", "CSTN, fused", "CSTN, fused, three views"
+FIVE_BOXES, FIVE_THRESHOLDS = "five fixed boxes", "CAM, five thresholds"
 COMPARISON_ROWS = (
     *list(METHODS)[:6],
     TOP_5,
+    FUSED,
+    VIEWS,
     *list(METHODS)[6:],
-    SQUARE,
-    MEAN_BOX,
+    *CONTROLS,
     FIVE_BOXES,
     FIVE_THRESHOLDS,
 )
@@ -74,8 +78,9 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
 
     The same network and the same winning location, judged once by its default box and once by its
     transformed box. Beside the paper's columns stand the GT-Known values, the classification, and
-    the controls: the mean box of the winning location, which knows nothing of the image, and the
-    fixed centred square, which needs no network at all.
+    the controls: the mean box of the winning location, which knows nothing of the image; one square
+    for all images at the centre of the transformed box, which knows the place alone; and the fixed
+    centred square, which needs no network at all.
 
     Args:
         runs: of experiment ``cstn``.
@@ -91,8 +96,7 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
             "GT-Known with transform": moved["GT-Known Loc"],
             "Top-5 box Loc": moved["Top-5 box Loc"],
             "Top-1 Class": moved["Top-1 Class"],
-            "mean box": [controls.mean_box_hits(run.predictions()) for run in same],
-            "centred square": [centred_square_hits(same[0])],
+            **control_hits(same),
         }
         published = paper.TABLE_1.get(paper.STANDS_FOR.get(dataset, ""), {})
         rows[dataset] = {
@@ -108,29 +112,38 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
 def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     """Table II: the same network with a plain convolution and with CSTN, one row each.
 
-    A plain convolution moves nothing, so its boxes are its default boxes.
+    A plain convolution moves nothing, so its boxes are its default boxes. Below stand CSTN read by
+    its own default boxes, CSTN trained by Eq. 4 alone, without the levels' own losses, and the
+    controls, which know no class.
 
     Args:
-        runs: of experiments ``plain`` and ``cstn`` on one data set.
+        runs: of experiments ``plain`` and ``cstn`` on one data set, and of
+            `cstn_lib.reproduction.experiments.EQUATION_4`, unless ``cstn`` itself is trained so.
 
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
     groups = required_runs(runs, ("plain", "cstn"))
     columns = ("Top-1 Class", "Top-1 Loc")
-    rows = {
-        name: _measured(group, (*columns, "GT-Known Loc"))
-        for name, group in zip(paper.TABLE_2, groups.values(), strict=True)
+    without, with_stn = paper.TABLE_2
+    cstn = groups["cstn"]
+    measured = {
+        without: _judged(groups["plain"]),
+        with_stn: _judged(cstn),
+        f"{with_stn}, default box": _judged(cstn, transform=False),
+        f"{with_stn}, Eq. 4 alone": _judged(runs_of(runs).get(EQUATION_4, cstn)),
+        **{name: {"GT-Known Loc": hits} for name, hits in control_hits(cstn).items()},
     }
+    rows = {name: _row(values, (*columns, "GT-Known Loc")) for name, values in measured.items()}
     return _table(rows, "type", runs, paper.TABLE_2 if _is_cub(runs) else {}, columns)
 
 
 def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     """Table III: one row per lambda, from 0 upwards.
 
-    Our lambda is that of Eq. 4, per example. Rows meet the paper's by the weight per example that a
-    printed lambda has in the authors' code (`cstn_lib.losses.authors_weight`), as in the ``paper``
-    profile, or else by the printed number. Two columns spell the paper's out: as printed, and that
+    Our lambda is that of Eq. 4, per example. A row meets the paper's whose weight per example,
+    the printed one times the batch of the authors' code (`cstn_lib.losses.authors_weight`), is less
+    than twice and more than half as large. Two columns spell the paper's out: as printed, and that
     weight.
 
     Args:
@@ -151,7 +164,7 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
     rows, published = {}, {}
     for group in groups.values():
         weight = group[0].experiment.training.lambda_theta
-        rows[weight] = _measured(group, ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"))
+        rows[weight] = _row(_judged(group), ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"))
         printed = _printed_lambda(weight) if _is_cub(runs) else None
         if printed is not None:
             steps = {"lambda as printed": printed, "lambda per example": authors_weight(printed)}
@@ -161,14 +174,15 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Tables IV and V: every method of the paper, three that it leaves out, and four controls.
+    """Tables IV and V: every method of the paper, three that it leaves out, and the controls.
 
     A method with score maps is judged at the threshold that is best on its own val split, and in
     the ``at 20 %`` columns at 20 % of each map's range. MaxBoxAccV2 needs no threshold:
     see `cstn_lib.evaluation.metrics.max_box_acc_v2`. The controls know no class, and the Top-5 box
     is a reading of CSTN's GT-Known: what they cannot have is left blank, as in the paper. The Top-5
     box stands beside what else has five tries: five boxes that are the same for all images, and
-    CAM's boxes at five thresholds, both chosen on val.
+    CAM's boxes at five thresholds, both chosen on val. Two rows read CSTN's votes otherwise than
+    the paper, see `cstn_lib.evaluation.choosing` and `cstn_lib.evaluation.views`.
 
     Args:
         runs: of all experiments of `METHODS` on one data set.
@@ -178,10 +192,14 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     """
     groups = required_runs(runs, tuple(METHODS.values()))
     measured = {name: _compared(groups[experiment]) for name, experiment in METHODS.items()}
+    for name, tables in _fused(groups["cstn"]).items():
+        measured[name] = _columns([metrics.hits(table) for table in tables])
+        measured[name].pop("Top-5 box Loc")
+        measured[name]["MaxBoxAccV2"] = [metrics.max_box_acc_v2(table) for table in tables]
     measured |= {
         name: {"GT-Known Loc": known}
         for name, known in comparison_hits(runs).items()
-        if name not in METHODS
+        if name not in measured
     }
     stands_for = paper.STANDS_FOR.get(runs[0].experiment.data.name, "")
     published = {"CUB-200-2011": paper.TABLE_4, "ImageNet": paper.TABLE_5}.get(stands_for, {})
@@ -206,8 +224,9 @@ def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
 
     found = {name: column(experiment, "gt_known_loc") for name, experiment in METHODS.items()}
     found[TOP_5] = column("cstn", "top5_box_loc")
-    found[SQUARE] = [centred_square_hits(groups["cstn"][0])]
-    found[MEAN_BOX] = [controls.mean_box_hits(run.predictions()) for run in groups["cstn"]]
+    for name, tables in _fused(groups["cstn"]).items():
+        found[name] = [metrics.hits(table)["gt_known_loc"].to_numpy() for table in tables]
+    found |= control_hits(groups["cstn"])
     found[FIVE_BOXES] = [five_box_hits(groups["cstn"][0])]
     found[FIVE_THRESHOLDS] = [
         metrics.threshold_hits(run.predictions())[:, tries].any(axis=1)
@@ -239,6 +258,16 @@ def required_runs(runs: Sequence[Run], experiments: Sequence[str]) -> dict[str, 
     if missing:
         raise InputError(f"runs of {', '.join(groups) or 'nothing'}: {', '.join(missing)} missing")
     return {name: groups[name] for name in experiments}
+
+
+def control_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
+    """GT-Known hits of `CONTROLS` for runs of ``cstn``: (n,) booleans, per seed where they vary."""
+    tables = [run.predictions() for run in runs]
+    return {
+        MEAN_BOX: [controls.mean_box_hits(table) for table in tables],
+        MOVED_SQUARE: [controls.moved_square_hits(table) for table in tables],
+        SQUARE: [centred_square_hits(runs[0])],
+    }
 
 
 def centred_square_hits(run: Run) -> np.ndarray:
@@ -363,9 +392,17 @@ def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, Right]:
     return _columns([metrics.hits(run.predictions(), transform=transform) for run in runs])
 
 
-def _measured(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:
-    values = _judged(runs)
-    return {"seeds": len(runs)} | _cells({name: values[name] for name in columns})
+def _row(values: Mapping[str, Right], columns: Sequence[str]) -> dict[str, float]:
+    seeds = len(next(iter(values.values())))
+    return {"seeds": seeds} | _cells({name: values.get(name, []) for name in columns})
+
+
+def _fused(runs: Sequence[Run]) -> dict[str, list[pd.DataFrame]]:
+    """Predictions of CSTN on test with one box from all votes: of the image, and of three views."""
+    return {
+        FUSED: [metrics.by_fusion(run.predictions()) for run in runs],
+        VIEWS: [run.predictions(views=True) for run in runs],
+    }
 
 
 def _compared(runs: Sequence[Run]) -> dict[str, Right]:
@@ -405,8 +442,11 @@ def _is_cub(runs: Sequence[Run]) -> bool:
 
 def _printed_lambda(weight: float) -> float | None:
     """The row of the paper's Table III that a lambda per example meets; None: it has none."""
-    same_effect = {authors_weight(printed): printed for printed in paper.TABLE_3}
-    return same_effect.get(weight, weight if weight in paper.TABLE_3 else None)
+    for printed in paper.TABLE_3:
+        theirs = authors_weight(printed)
+        if theirs == weight or theirs / 2 < weight < 2 * theirs:
+            return printed
+    return None
 
 
 def _table(

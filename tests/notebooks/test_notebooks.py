@@ -139,6 +139,12 @@ def test_executed_from_top_to_bottom(name):
     assert "injected-parameters" not in {t for c in cells for t in c.metadata.get("tags", [])}
 
 
+@pytest.mark.parametrize("name", [path.stem for path in publish.paths(publish.ANNOTATED)])
+def test_published_notebooks_draw_the_real_annotations(name):
+    """`publish.py execute` was given their folder."""
+    assert HOW_TO_GET not in json.dumps(read(name))
+
+
 @each_notebook
 def test_no_path_of_a_machine(name):
     # base64 holds slashes of its own

@@ -425,7 +425,7 @@ def test_claim_experiments():
     assert seeds == {name: list(range(5)) for name in ALPHA_STUDY}, "a study has fewer"
     for name, claim in CLAIMS.items():
         assert set(claim.experiments) <= set(EXPERIMENTS)
-        assert claim.text and claim.place and claim.rule.endswith(".")
+        assert claim.text and claim.place and claim.condition and claim.rule.endswith(".")
         assert list(claim_experiments(name, "smoke")) == list(claim.datasets)
     assert set(LAMBDA_STUDY) < set(CLAIMS["lambda-matters"].experiments)
 
@@ -459,7 +459,7 @@ def test_what_is_unknown():
 def test_the_tables(tmp_path: Path):
     verdicts = judge(opener(loc(cstn=0.9), missing=("stn",)), "smoke", seeds=1)
     table = claims_table(verdicts)
-    columns = ["claim", "data set", "place", "rule", "paper", "here", "verdict", "why"]
+    columns = ["claim", "data set", "place", "rule", "paper", "here", "verdict", "why", "condition"]
     assert table.columns.tolist() == columns
     assert len(table) == len(verdicts) == sum(len(claim.datasets) for claim in CLAIMS.values())
     assert set(table["verdict"]) <= set(VERDICTS)

@@ -24,6 +24,7 @@ from cstn_lib.reproduction.experiments import (
     PROFILES,
     STUDIES,
     Experiment,
+    collapse_names,
     make_experiment,
     profile_named,
     seeded_experiments,
@@ -252,3 +253,11 @@ def test_negative_seed():
 def test_profile_named():
     assert {profile_named(name).name for name in PROFILES} == set(PROFILES)
     assert "'huge'" in input_error(lambda: profile_named("huge"))
+
+
+def test_the_map_of_the_collapse_has_corners_in_small_profiles():
+    assert collapse_names("cpu") == tuple(COLLAPSE_STUDY)
+    for profile in ("smoke", "quick", "paper"):
+        corners = {COLLAPSE_STUDY[name] for name in collapse_names(profile)}
+        assert corners == set(product(("0", "only"), ("fast",), (0.0, 0.1)))
+    assert collapse_names("cpu", "tiny-imagenet") == ()

@@ -69,6 +69,7 @@ class Claim:
         rule: when it holds, and where there is such a thing, when in part; otherwise it does not.
         experiments: names of `cstn_lib.reproduction.experiments.EXPERIMENTS`, each with every seed.
         datasets: of `DATASETS`; each is judged by itself.
+        condition: under which it is judged here, and which its verdict hangs on.
         decide: applies the rule to the runs of one data set by experiment, and to the name of the
             paper's data set whose place that takes.
     """
@@ -78,6 +79,7 @@ class Claim:
     rule: str
     experiments: tuple[str, ...]
     datasets: tuple[str, ...]
+    condition: str
     decide: Rule
 
 
@@ -103,12 +105,14 @@ def claim(
     rule: str,
     experiments: tuple[str, ...],
     datasets: tuple[str, ...] = (CUB,),
+    *,
+    condition: str,
 ) -> Callable[[Rule], Rule]:
     """Enter the function below in `CLAIMS`, under its name with ``-`` for ``_``."""
 
     def enter(decide: Rule) -> Rule:
         name = decide.__name__.replace("_", "-")
-        CLAIMS[name] = Claim(text, place, rule, experiments, datasets, decide)
+        CLAIMS[name] = Claim(text, place, rule, experiments, datasets, condition, decide)
         return decide
 
     return enter

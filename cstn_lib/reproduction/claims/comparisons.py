@@ -77,6 +77,7 @@ def _missed(run: Run) -> str:
     "Table IV, section IV-C",
     "Top-1 Loc of CSTN less that of each: all whole intervals above 0; in part: some.",
     ("cstn", "cam", "has", "acol", "spg"),
+    condition="as many trials on val for each method; parts of other birds around each bird",
 )
 def ahead_of_cams(runs: Runs, stands_for: str) -> Finding:
     measured = (_ahead(runs, stands_for, "CSTN", rival) for rival in MAPS[:4])
@@ -88,6 +89,7 @@ def ahead_of_cams(runs: Runs, stands_for: str) -> Finding:
     "Table IV, section IV-C",
     "Top-1 Loc of ADL less that of CSTN: the whole interval above 0.",
     ("cstn", "adl"),
+    condition="as many trials on val for each method; parts of other birds around each bird",
 )
 def behind_adl(runs: Runs, stands_for: str) -> Finding:
     recall, winner = (rate(runs["cstn"], metric) for metric in ("any_box", "gt_known_loc"))
@@ -104,6 +106,7 @@ def behind_adl(runs: Runs, stands_for: str) -> Finding:
     "Table IV, section IV-C",
     "GT-Known Loc of CSTN's Top-5 box less that of ADL: the whole interval above 0.",
     ("cstn", "adl"),
+    condition="five tries against one; five fixed boxes are the fair rival",
 )
 def top5_ahead_of_adl(runs: Runs, stands_for: str) -> Finding:
     one, five = (rate(runs["cstn"], metric) for metric in ("gt_known_loc", "top5_box_loc"))
@@ -120,6 +123,7 @@ def top5_ahead_of_adl(runs: Runs, stands_for: str) -> Finding:
     f"section IV-C (recall close to {RECALL:g} %)",
     f"The share of images where any box is right: the whole interval above {RECALL - BARELY:g} %.",
     ("cstn", "plain"),
+    condition="some hundred windows of two sizes; boxes that fit neither size have no right one",
 )
 def recall(runs: Runs, stands_for: str) -> Finding:
     floor = RECALL - BARELY
@@ -141,6 +145,7 @@ def recall(runs: Runs, stands_for: str) -> Finding:
     "above 0; in part: some.",
     ("cstn", "cam", "has", "acol", "spg", "adl"),
     (IMAGENET,),
+    condition="sizes as spread as ImageNet's; windows chosen on this data set's val",
 )
 def behind_cams(runs: Runs, stands_for: str) -> Finding:
     measured = (_ahead(runs, stands_for, rival, "CSTN") for rival in MAPS)
@@ -157,6 +162,7 @@ def behind_cams(runs: Runs, stands_for: str) -> Finding:
     f"{MATTERS:g} points of 0; in part: one.",
     ("cstn", "spg", "adl"),
     (IMAGENET,),
+    condition="five tries against one; five fixed boxes are the fair rival",
 )
 def top5_comparable(runs: Runs, stands_for: str) -> Finding:
     measured = (_top5_ahead(runs, stands_for, rival, MATTERS) for rival in ("SPG", "ADL"))
@@ -177,6 +183,7 @@ def top5_comparable(runs: Runs, stands_for: str) -> Finding:
     "difference lies above 0.",
     ("cstn", "cam"),
     (IMAGENET,),
+    condition="a threshold chosen on val for all sizes at once",
 )
 def cam_less_sensitive(runs: Runs, stands_for: str) -> Finding:
     lead = hit_difference(runs["cstn"], runs["cam"], "gt_known_loc")
@@ -209,6 +216,7 @@ def _lowest_bins(runs: Sequence[Run]) -> np.ndarray:
     "the images with the smallest objects: both whole intervals; in part: one.",
     ("cstn",),
     (IMAGENET,),
+    condition="objects below half of the smallest window have no right box unless it shrinks",
 )
 def small_missed(runs: Runs, stands_for: str) -> Finding:
     known, anywhere = (areas.stacked_hits(runs["cstn"], m) for m in ("gt_known_loc", "any_box"))
@@ -234,6 +242,7 @@ def small_missed(runs: Runs, stands_for: str) -> Finding:
     "smallest; in part: one of the two.",
     ("cstn",),
     (IMAGENET,),
+    condition="the coarse window is nearer to large objects than the fine one to small ones",
 )
 def large_favoured(runs: Runs, stands_for: str) -> Finding:
     known = areas.stacked_hits(runs["cstn"], "gt_known_loc")
@@ -265,6 +274,7 @@ def large_favoured(runs: Runs, stands_for: str) -> Finding:
     "another level's own best box is right, less one half: the whole interval above 0.",
     ("cstn",),
     (IMAGENET,),
+    condition="levels' own best boxes under the true class, judged one by one",
 )
 def wrong_level(runs: Runs, stands_for: str) -> Finding:
     sizes = areas.areas_of(runs["cstn"])
