@@ -11,7 +11,12 @@ import pandas as pd
 
 from cstn_lib.evaluation.metrics import AreaHistogram
 from cstn_lib.reproduction.claims import CLAIMS, DATASETS
-from cstn_lib.reproduction.experiments import LAMBDA_STUDY, Experiment, seeded_experiments
+from cstn_lib.reproduction.experiments import (
+    EQUATION_4,
+    LAMBDA_STUDY,
+    Experiment,
+    seeded_experiments,
+)
 from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6, figure_8
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import METHODS, comparison_table, table_1, table_2, table_3
@@ -63,7 +68,13 @@ RESULTS = {
     "joint-distribution": _lesson("01_joint_distribution", "cstn"),
     "multiscale-search": _lesson("02_multiscale_search", "cstn"),
     "convolutional-stn": _lesson("03_convolutional_stn", "cstn"),
-    "regularization": _lesson("04_regularization", "cstn"),
+    "regularization": _lesson(
+        "04_regularization",
+        "cstn",
+        "cstn-head-only-fast-lambda-0",
+        "cstn-head-only-fast-lambda-1e-1",
+        EQUATION_4,
+    ),
     "training": _lesson("05_training", "cstn"),
     "baselines": _lesson("06_baselines", *(m for m in _EVERY_METHOD if m != "cstn")),
     "table-1": Result(
