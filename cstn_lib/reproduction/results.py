@@ -78,7 +78,13 @@ RESULTS = {
     "joint-distribution": _lesson("01_joint_distribution", "plain"),
     "multiscale-search": _lesson("02_multiscale_search", "cstn"),
     "convolutional-stn": _lesson("03_convolutional_stn", "cstn"),
-    "regularization": _lesson("04_regularization", "cstn"),
+    "regularization": _lesson(
+        "04_regularization",
+        "cstn",
+        "cstn-head-only-fast-lambda-0",
+        "cstn-head-only-fast-lambda-1e-1",
+        EQUATION_4,
+    ),
     "training": _lesson("05_training", "cstn"),
     "baselines": _lesson("06_baselines", *(m for m in _EVERY_METHOD if m != "cstn")),
     "table-1": Result(
