@@ -1,9 +1,9 @@
 """Pictures in one style, where a colour has one meaning everywhere.
 
 The default box is blue and dashed, the transformed box red and solid, the ground truth green and
-dotted, as in the paper's figures, and the box of a score map orange and dash-dotted; the hues are
-told apart by colour-blind readers, the line styles in black and white. Boxes come in [0, 1] and
-meet pixels only here.
+dotted, as in the paper's figures; the box of a score map is orange and the box fused from many votes
+purple, both dash-dotted, never both in one picture. The hues are told apart by colour-blind readers,
+the line styles in black and white. Boxes come in [0, 1] and meet pixels only here.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ BOX_STYLES = {
     "truth": {"edgecolor": "#00A087", "linestyle": (0, (1, 1)), "label": "ground truth"},
     # what another method answers has the colour of CSTN's answer; never both in one picture
     "found": {"edgecolor": "#D7301F", "linestyle": "-", "label": "box found"},
+    "fused": {"edgecolor": "#AA3377", "linestyle": "-.", "label": "fused box"},
     "score map": {"edgecolor": "#E69F00", "linestyle": "-.", "label": "box of the score map"},
 }
 
