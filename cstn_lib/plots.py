@@ -1,9 +1,9 @@
 """Pictures in one style, where a colour has one meaning everywhere.
 
 The default box is blue and dashed, the transformed box red and solid, the ground truth green and
-dotted, as in the paper's figures; the box of a score map is orange and the box fused from many votes
-purple, both dash-dotted, never both in one picture. The hues are told apart by colour-blind readers,
-the line styles in black and white. Boxes come in [0, 1] and meet pixels only here.
+dotted, as in the paper's figures; the box of a score map is orange and the box fused from many
+votes purple, both dash-dotted, never both in one picture. The hues are told apart by colour-blind
+readers, the line styles in black and white. Boxes come in [0, 1] and meet pixels only here.
 """
 
 from __future__ import annotations
