@@ -38,7 +38,7 @@ def iou(a: Box, b: Box) -> float:
 
 
 def tempered(log_p: list[float]) -> list[float]:
-    powers = [math.exp(value) ** 0.25 for value in log_p]
+    powers = [math.exp(value) ** 0.5 for value in log_p]
     return [power / sum(powers) for power in powers]
 
 
@@ -66,9 +66,9 @@ def best_expected(log_p: list[float], boxes: list[Box]) -> Box:
 
 
 def mean_around(log_p: list[float], boxes: list[Box]) -> Box:
-    middle = best_expected(log_p, boxes)
+    middle = most_probable(log_p, boxes)
     pairs = zip(tempered(log_p), boxes, strict=True)
-    return mean(*zip(*[(w, box) for w, box in pairs if iou(box, middle) >= 0.5], strict=True))
+    return mean(*zip(*[(w, box) for w, box in pairs if iou(box, middle) >= 0.3], strict=True))
 
 
 def half_covered(log_p: list[float], boxes: list[Box]) -> Box:
@@ -126,7 +126,7 @@ def test_the_likeliest_box_need_not_have_the_highest_expected_iou():
     boxes = torch.tensor([[[0.2, 0.2, 0.4, 0.4], *around]])
     assert torch.equal(choosing.map_box(log_p, boxes), boxes[:, 0])
     assert torch.equal(choosing.highest_expected_iou(log_p, boxes), boxes[:, 1])
-    assert torch.allclose(choosing.fused(log_p, boxes), boxes[:, 1:].mean(1))
+    assert torch.equal(choosing.fused(log_p, boxes), boxes[:, 0]), "nothing is near it"
 
 
 @every_chooser
@@ -177,7 +177,7 @@ def test_boxes_without_area_are_no_trouble(name):
     assert torch.equal(only, boxes[:, 0])
 
 
-@pytest.mark.parametrize("name", [name for name in CHOOSERS if name != "MAP"])
+@pytest.mark.parametrize("name", ["highest expected IoU", "coverage"])
 def test_of_many_votes_the_heaviest_count(name, monkeypatch):
     log_p, boxes = make_votes(30, 40, seed=3)
     monkeypatch.setattr(choosing, "MOST", 5)
@@ -185,5 +185,5 @@ def test_of_many_votes_the_heaviest_count(name, monkeypatch):
     few = log_p.gather(1, best), boxes.gather(1, best[..., None].expand(-1, -1, 4))
     found = CHOOSERS[name](log_p, boxes)
     assert torch.equal(found, CHOOSERS[name](*few))
-    monkeypatch.setattr(choosing, "MOST", 200)
+    monkeypatch.setattr(choosing, "MOST", 100)
     assert not torch.allclose(found, CHOOSERS[name](log_p, boxes))
