@@ -127,7 +127,7 @@ def result_sentence(figures: Path) -> str:
     return (
         f"On drawn birds whose boxes are like CUB's, CSTN, told the class, finds "
         f"{cstn['GT-Known with transform']:.1f} ± {cstn['GT-Known with transform ±']:.1f} % of the "
-        f"test images' objects ({cstn['seeds']} seeds); its windows without the transform find "
+        f"test images' objects ({int(cstn['seeds'])} seeds); its windows without the transform find "
         f"{cstn['GT-Known without transform']:.1f} %, the mean box of its locations "
         f"{cstn['mean box']:.1f} %, CAM {others['CAM']:.1f} %, plain convolutions "
         f"{others['plain convolution']:.1f} %, and a square in the middle of every image "
