@@ -122,16 +122,17 @@ def fill_pages(project: Path, figures: Path, runs: Sequence[Run]) -> None:
 
 def result_sentence(figures: Path) -> str:
     """The result in one sentence, from the first rows of Table I and Table IV: for the README."""
-    cstn = pd.read_csv(figures / "table_1.csv", index_col=0).iloc[0]
+    ours = pd.read_csv(figures / "table_1.csv", index_col=0).iloc[0]
     others = pd.read_csv(figures / "table_4.csv", index_col=0)["GT-Known Loc"]
+    kinds = ("with transform", "with transform ±", "without transform")
+    moved, reach, fixed = (ours[f"GT-Known {kind}"] for kind in kinds)
     return (
-        f"On drawn birds whose boxes are like CUB's, CSTN, told the class, finds "
-        f"{cstn['GT-Known with transform']:.1f} ± {cstn['GT-Known with transform ±']:.1f} % of the "
-        f"test images' objects ({int(cstn['seeds'])} seeds); its windows without the transform find "
-        f"{cstn['GT-Known without transform']:.1f} %, the mean box of its locations "
-        f"{cstn['mean box']:.1f} %, CAM {others['CAM']:.1f} %, plain convolutions "
-        f"{others['plain convolution']:.1f} %, and a square in the middle of every image "
-        f"{cstn['centred square']:.1f} %."
+        "On drawn birds whose boxes are like CUB's, CSTN, told the class, finds "
+        f"{moved:.1f} ± {reach:.1f} % of the test images' objects ({ours['seeds']:.0f} seeds); its "
+        f"windows without the transform find {fixed:.1f} %, the mean box of its locations "
+        f"{ours['mean box']:.1f} %, CAM {others['CAM']:.1f} %, plain convolutions "
+        f"{others['plain convolution']:.1f} %, a square in the middle of every image "
+        f"{ours['centred square']:.1f} %."
     )
 
 
