@@ -78,8 +78,8 @@ def thirds(areas: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _wins(table: pd.DataFrame, areas: np.ndarray) -> dict[str, float]:
-    levels = array(table, "true_level")[:, 0]
-    finest = levels.min()
+    among_five = array(table, "true_level")
+    levels, finest = among_five[:, 0], among_five.min()
     return {
         f"level {finest} wins, {size}": float((levels[some] == finest).mean())
         for size, some in thirds(areas).items()

@@ -243,17 +243,6 @@ def image_interval(right: np.ndarray) -> Interval:
     return Interval(float(np.mean(right)), float(result.low), float(result.high))
 
 
-def seed_reach(values: np.ndarray) -> float:
-    """Half the width of Student's 95 % interval of a mean over seeds: the uncertainty of training.
-
-    In the unit of the values; NaN for one seed.
-    """
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
 def mean_interval(values: np.ndarray, most: float = 1.0) -> Interval:
     """95 % interval of a mean over test images and, where there are several, over seeds.
 

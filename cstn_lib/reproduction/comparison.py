@@ -14,13 +14,7 @@ import pandas as pd
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
 from cstn_lib.evaluation.indicators import matched_objects
-from cstn_lib.evaluation.metrics import (
-    IOU_THRESHOLD,
-    Interval,
-    choose_threshold,
-    hits,
-    mean_interval,
-)
+from cstn_lib.evaluation.metrics import IOU_THRESHOLD, choose_threshold, hits
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import THRESHOLDS
 from cstn_lib.reproduction.runs import Run
@@ -58,17 +52,10 @@ def gt_known_boxes(run: Run) -> np.ndarray:
     return array(table, "threshold_boxes")[:, THRESHOLDS.index(threshold)]
 
 
-def paired_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> Interval:
-    """How much more often ours is right than theirs, in [-1, 1], with its 95 % interval.
-
-    Both are judged on the same images, so the hits are subtracted image by image: images that are
-    easy or hard for both drop out. See `hit_difference` for the arguments and errors.
-    """
-    return mean_interval(hit_difference(ours, theirs, metric))
-
-
 def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> np.ndarray:
     """(seeds, n) in -1, 0, 1: 1 where only ours is right on a test image, -1 where only theirs is.
+
+    Subtracted image by image, what is easy or hard for both drops out.
 
     Args:
         ours, theirs: their seeds are paired in the order given; where one has more (a method has

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cstn_lib.data import READERS
@@ -23,6 +22,9 @@ from cstn_lib.reproduction.tables import markdown_table, runs_of, save_table_fil
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import project_folder
+
+HEADLINES = ("transform", "cstn-localizes", "lambda-zero", "levels-specialise", "ahead-of-cams")
+"""The claims whose verdicts the README tells."""
 
 PUBLISHED = {name: result for name, result in RESULTS.items() if result.title}
 """The tables and figures."""
@@ -103,24 +105,45 @@ def fill_pages(project: Path, figures: Path, runs: Sequence[Run]) -> None:
     verdicts = pd.read_csv(figures / "claims.csv", dtype=str)
     shown = verdicts[["claim", "place", "data set", "paper", "here", "verdict"]].fillna("")
     shown = shown.map(lambda text: text.replace("; ", "<br>"))
+    shown["claim"] += "<br>*" + verdicts["condition"] + "*"
     tables = {n: narrow_table(n, figures) for n, result in PUBLISHED.items() if result.table}
     photographs = [_photographs(name, figures / name, f"{link}/{name}") for name in READERS]
     parts = {
         "made": _how_it_was_made(runs),
-        "seconds": _seconds(runs),
         **tables,
         "claims": markdown_table(shown.set_index("claim")),
         "photographs": "\n\n".join(filter(None, photographs)),
     }
     fill_markers(project / "REPRODUCTION.md", parts)
-    readme = {"table-1": tables["table-1"], "claims": verdict_table(figures / "claims.csv")}
+    headlines = verdict_table(figures / "claims.csv", HEADLINES)
+    readme = {"result": result_sentence(figures), "claims": headlines}
     fill_markers(project / "README.md", readme)
 
 
-def verdict_table(path: Path) -> str:
-    """The claims in few columns, from ``claims.csv``: for the README."""
-    table = pd.read_csv(path, dtype=str)
-    return markdown_table(table[["claim", "place", "data set", "verdict"]].set_index("claim"))
+def result_sentence(figures: Path) -> str:
+    """The result in one sentence, from the first rows of Table I and Table IV: for the README."""
+    ours = pd.read_csv(figures / "table_1.csv", index_col=0).iloc[0]
+    others = pd.read_csv(figures / "table_4.csv", index_col=0)["GT-Known Loc"]
+    kinds = ("with transform", "with transform ±", "without transform")
+    moved, reach, fixed = (ours[f"GT-Known {kind}"] for kind in kinds)
+    return (
+        "On drawn birds whose boxes are like CUB's, CSTN, told the class, finds "
+        f"{moved:.1f} ± {reach:.1f} % of the test images' objects ({ours['seeds']:.0f} seeds); its "
+        f"windows without the transform find {fixed:.1f} %, the mean box of its locations "
+        f"{ours['mean box']:.1f} %, CAM {others['CAM']:.1f} %, plain convolutions "
+        f"{others['plain convolution']:.1f} %, a square in the middle of every image "
+        f"{ours['centred square']:.1f} %."
+    )
+
+
+def verdict_table(path: Path, only: Sequence[str] = ()) -> str:
+    """Claims, on the first data set of each, from ``claims.csv``: for the README.
+
+    Args:
+        only: their ids, in this order.
+    """
+    table = pd.read_csv(path, dtype=str).drop_duplicates("id").set_index("id").loc[list(only)]
+    return markdown_table(table[["claim", "place", "verdict", "condition"]].set_index("claim"))
 
 
 def fill_markers(path: Path, parts: Mapping[str, str]) -> None:
@@ -191,19 +214,23 @@ def _how_it_was_made(runs: Sequence[Run]) -> str:
         "code": f"commit {noted('commit')}",
         "packages": f"Python {noted('python')}, torch {noted('torch')}, "
         f"torchvision {noted('torchvision')}",
-        "processor": f"{noted('processor')} ({noted('machine')})",
+        "processor": _by_processor(runs),
         "threads per training": noted("threads"),
         "time": f"{hours:.1f} hours of training altogether",
     }
     return markdown_table(pd.DataFrame({"": rows}).rename_axis(" "))
 
 
-def _seconds(runs: Sequence[Run]) -> str:
-    """Mean seconds of training, one row per experiment."""
-    rows = [(r.experiment.name, r.experiment.data.name, r.facts["training_seconds"]) for r in runs]
-    frame = pd.DataFrame(rows, columns=["experiment", "data set", "seconds"])
-    table = frame.pivot_table("seconds", "experiment", "data set", sort=False)
-    return markdown_table(table.map(lambda value: "" if np.isnan(value) else f"{value:.0f}"))
+def _by_processor(runs: Sequence[Run]) -> str:
+    """Each processor with the experiments that it trained, but for those of the busiest."""
+    names = [(run.facts.get("processor", "unknown"), run.experiment.name) for run in runs]
+    groups = pd.DataFrame(names, columns=["processor", "name"]).groupby("processor")["name"]
+    order = groups.size().sort_values(ascending=False).index
+    told = [f"{order[0]}: {groups.size()[order[0]]} trainings"]
+    for other in order[1:]:
+        trained = ", ".join(groups.get_group(other).unique())
+        told.append(f"{other}: {groups.size()[other]} trainings ({trained})")
+    return "; ".join(told)
 
 
 def _photographs(dataset: str, folder: Path, link: str) -> str:

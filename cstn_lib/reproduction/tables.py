@@ -316,19 +316,14 @@ def use_table_style() -> None:
 def table_html(table: pd.DataFrame) -> str:
     """A table for the width of a page: means with their ± in one cell, prose to the left.
 
-    Rows may be the columns of a table of this module, turned. Numbers of a column have the same
-    decimals; what is missing is a dash.
+    Rows may be the columns of a table of this module, turned; what is missing is a dash.
     """
     if any(f"{name} ±" in table.index for name in table.index):
         table = with_intervals(table.T).T
-    shown = with_intervals(table).reset_index(drop=True)
-    cells = [_column_html(shown.iloc[:, at]) for at in range(shown.shape[1])]
-    body = pd.concat(cells, axis=1) if cells else shown
-    body.index = _labels_html(table.index)
+    shown = with_intervals(table).map(_cell_html).rename(index=_cell_html)
     if table.index.nlevels == 1:  # its name stands in the corner, not in a row of its own
-        corner = table.columns.name or table.index.name or ""
-        body = body.rename_axis(index=None, columns=_left(corner) if corner else None)
-    return body.to_html(escape=False)
+        shown = shown.rename_axis(index=None, columns=table.columns.name or table.index.name)
+    return shown.to_html(escape=False)
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
@@ -343,40 +338,13 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return joined
 
 
-def _column_html(column: pd.Series) -> pd.Series:
-    """The cells of a column as HTML, with its name."""
-    texts = [_text(value) for value in column]
-    numbers = [text for text in texts if text != "–"]
-    if all(map(_is_decimal, numbers)):
-        decimals = max((len(text.partition(".")[2]) for text in numbers), default=0)
-        texts = [f"{float(text):.{decimals}f}" if text != "–" else text for text in texts]
-    elif column.dtype == object:  # of a table that was turned, or has intervals
-        texts = [f"{v:.2f}" if isinstance(v, float) and v == v else _text(v) for v in column]
-    prose = 2 * sum(any(map(str.isalpha, text)) for text in texts) > len(texts)
-    cells = [_left(text) if prose else escape(text) for text in texts]
-    name = _left(column.name) if prose else escape(str(column.name))
-    return pd.Series(cells, name=name, dtype=object)
-
-
-def _labels_html(index: pd.Index) -> pd.Index:
-    if index.nlevels > 1:
-        labels = [tuple(_left(_text(part)) for part in label) for label in index]
-        return pd.MultiIndex.from_tuples(labels, names=[_left(name) for name in index.names])
-    return pd.Index([_left(_text(label)) for label in index])
-
-
-def _text(value: object) -> str:
+def _cell_html(value: object) -> str:
     if value is None or value != value:
         return "–"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _is_decimal(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdecimal()
-
-
-def _left(text: object) -> str:
-    return f'<div style="text-align: left">{escape(str(text))}</div>'
+    if not isinstance(value, str):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    left = '<div style="text-align: left">{}</div>' if len(value) > 24 else "{}"
+    return left.format(escape(value))
 
 
 Right = Sequence[np.ndarray]

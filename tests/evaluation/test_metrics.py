@@ -31,7 +31,6 @@ from cstn_lib.evaluation.metrics import (
     max_box_acc_v2,
     mean_interval,
     paired_iou,
-    seed_reach,
     threshold_curve,
 )
 from cstn_lib.evaluation.score_maps import CAM_THRESHOLD, THRESHOLDS
@@ -510,19 +509,6 @@ def test_image_interval_of_ten_images():
     assert interval.high == pytest.approx(0.8922, abs=1e-4)
 
 
-def test_seed_reach_is_students():
-    """Three seeds: t of two degrees of freedom is 4.3027."""
-    expected = 4.3026527 * 0.02 / math.sqrt(3)
-    assert seed_reach(np.array([0.70, 0.74, 0.72])) == pytest.approx(expected, abs=1e-7)
-
-
-def test_seed_reach_of_one_seed():
-    assert math.isnan(seed_reach([0.7]))
-
-
-# A mean over images and seeds
-
-
 def test_mean_interval_of_a_fraction_is_near_wilsons():
     right = np.arange(1000) % 10 < 3
     ours, wilsons = mean_interval(right), image_interval(right)
@@ -564,9 +550,11 @@ def test_mean_interval_takes_images_together():
 
 
 def test_mean_interval_of_seeds_that_disagree_is_students():
-    seeds = np.array([[0.1], [0.2], [0.3]])
+    """Three seeds: t of two degrees of freedom is 4.3027."""
+    seeds = np.array([[0.70], [0.74], [0.72]])
     mean, low, high = mean_interval(np.repeat(seeds, 100, axis=1))
-    assert [high - mean, mean - low] == pytest.approx([seed_reach(seeds[:, 0])] * 2)
+    expected = 4.3026527 * 0.02 / math.sqrt(3)
+    assert [high - mean, mean - low] == pytest.approx([expected] * 2, abs=1e-7)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.04])

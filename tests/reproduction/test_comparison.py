@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
-from cstn_lib.evaluation.metrics import ground_truth
+from cstn_lib.evaluation.metrics import Interval, ground_truth, mean_interval
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction.comparison import (
     gt_known_boxes,
@@ -18,13 +18,18 @@ from cstn_lib.reproduction.comparison import (
     kinds_of_misses,
     motion,
     object_areas,
-    paired_difference,
     settings,
     transform_gain,
 )
 from cstn_lib.reproduction.runs import Run
 
 WriteRun = Callable[..., Run]
+
+
+def paired_difference(ours: list[Run], theirs: list[Run], metric: str) -> Interval:
+    return mean_interval(hit_difference(ours, theirs, metric))
+
+
 OBJECT = [0.25, 0.25, 0.75, 0.75]
 
 
