@@ -34,7 +34,7 @@ from cstn_lib.support.errors import InputError
 
 FEW = [name for name in EXPERIMENTS if name not in COLLAPSE_STUDY]
 FEW += ["cstn-head-0.5-slow-lambda-0", "cstn-head-only-fast-lambda-1e-1"]
-"""Of the forty that look for a collapse two are enough."""
+"""Of those that look for a collapse two are enough."""
 
 
 def input_error(call: Callable[[], object]) -> str:

@@ -65,6 +65,15 @@ def _top5_ahead(runs: Runs, stands_for: str, rival: str, within: float | None = 
     return Measured(f"CSTN Top-5 box less {rival}", here, less(*printed), within)
 
 
+def _five_tries(runs: Sequence[Run]) -> str:
+    one, five, some = (rate(runs, name) for name in ("gt_known_loc", "top5_box_loc", "any_box"))
+    fixed = share(five_box_hits(runs[0]))
+    return (
+        f"CSTN's first box is right on {one:.1f} %, one of its five on {five:.1f} %, any on "
+        f"{some:.1f} %; one of five fixed boxes, without a network, on {fixed:.1f} %"
+    )
+
+
 def _missed(run: Run) -> str:
     """What CSTN's wrong boxes look like, in words."""
     kinds = pd.Series(kinds_of_misses(gt_known_boxes(run), ground_truth(run.predictions())))
@@ -109,12 +118,7 @@ def behind_adl(runs: Runs, stands_for: str) -> Finding:
     condition="five tries against one; five fixed boxes are the fair rival",
 )
 def top5_ahead_of_adl(runs: Runs, stands_for: str) -> Finding:
-    one, five = (rate(runs["cstn"], metric) for metric in ("gt_known_loc", "top5_box_loc"))
-    fixed = share(five_box_hits(runs["cstn"][0]))
-    why = (
-        f"five tries bring CSTN from {one:.1f} % to {five:.1f} %; ADL has one; five fixed boxes, "
-        f"without a network, are right on {fixed:.1f} %"
-    )
+    why = _five_tries(runs["cstn"])
     return above_zero(_top5_ahead(runs, stands_for, "ADL"), why=why)
 
 
@@ -166,12 +170,7 @@ def behind_cams(runs: Runs, stands_for: str) -> Finding:
 )
 def top5_comparable(runs: Runs, stands_for: str) -> Finding:
     measured = (_top5_ahead(runs, stands_for, rival, MATTERS) for rival in ("SPG", "ADL"))
-    recall, five = (rate(runs["cstn"], metric) for metric in ("any_box", "top5_box_loc"))
-    fixed = share(five_box_hits(runs["cstn"][0]))
-    why = (
-        f"one of the five best is right on {five:.1f} % of the images, some box on {recall:.1f} %, "
-        f"one of five fixed boxes on {fixed:.1f} %"
-    )
+    why = _five_tries(runs["cstn"])
     return within(*measured, why=why)
 
 
