@@ -14,6 +14,7 @@ from cstn_lib.reproduction.claims import CLAIMS, DATASETS
 from cstn_lib.reproduction.experiments import (
     EQUATION_4,
     LAMBDA_STUDY,
+    LEVEL_STUDY,
     Experiment,
     collapse_names,
     seeded_experiments,
@@ -69,6 +70,7 @@ _CLAIMED = tuple(
     tuple(dict.fromkeys(e for c in CLAIMS.values() if data in c.datasets for e in c.experiments))
     for data in DATASETS
 )
+_PHOTOGRAPHED = ("cstn", "plain", "cam", "cstn-lambda-0", *LEVEL_STUDY)
 _SIDES = ("without transform", "with transform")
 _TABLE_1 = tuple(f"{metric} {side}" for metric in ("Top-1 Loc", "GT-Known") for side in _SIDES)
 _COMPARED = ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2")
@@ -146,6 +148,7 @@ RESULTS = {
         "14_qualitative_figures", DATASETS, (("cstn", "cstn-lambda-0"), ("cstn",))
     ),
     "claims": Result("15_claims", DATASETS, _CLAIMED),
+    "photographs": Result("17_photographs", (_CUB,), (_PHOTOGRAPHED,)),
 }
 """In reading order; the names are what ``--only`` takes, beside the notebooks' own."""
 

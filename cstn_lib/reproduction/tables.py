@@ -101,7 +101,7 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
         published = paper.TABLE_1.get(paper.STANDS_FOR.get(dataset, ""), {})
         rows[dataset] = {
             "seeds": len(same),
-            **_cells(values),
+            **percentages(values),
             "paper: data set": paper.STANDS_FOR.get(dataset, ""),
         }
         for name in ("without transform", "with transform"):
@@ -208,7 +208,7 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
         values, group = measured[name], groups.get(METHODS.get(name, ""), [])
         rows[name] = {
             "seeds": len(values["GT-Known Loc"]),
-            **_cells({c: values.get(c, []) for c in COMPARISON_COLUMNS}),
+            **percentages({c: values.get(c, []) for c in COMPARISON_COLUMNS}),
             "threshold": _mean([100 * t for t in _thresholds(group)], 1),
             "training seconds": _mean([run.facts["training_seconds"] for run in group], 1),
         }
@@ -362,7 +362,7 @@ def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, Right]:
 
 def _row(values: Mapping[str, Right], columns: Sequence[str]) -> dict[str, float]:
     seeds = len(next(iter(values.values())))
-    return {"seeds": seeds} | _cells({name: values.get(name, []) for name in columns})
+    return {"seeds": seeds} | percentages({name: values.get(name, []) for name in columns})
 
 
 def _fused(runs: Sequence[Run]) -> dict[str, list[pd.DataFrame]]:
@@ -389,7 +389,7 @@ def _thresholds(runs: Sequence[Run]) -> list[float]:
     return [threshold for threshold in chosen if threshold is not None]
 
 
-def _cells(values: Mapping[str, Right]) -> dict[str, float]:
+def percentages(values: Mapping[str, Right]) -> dict[str, float]:
     """Means over the seeds in percent, blank without values, and beside them their ±."""
     cells = {}
     for name, right in values.items():
