@@ -127,11 +127,13 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     columns = ("Top-1 Class", "Top-1 Loc")
     without, with_stn = paper.TABLE_2
     cstn = groups["cstn"]
+    itself = [run for run in cstn if not run.experiment.training.level_weight]
+    alone = runs_of(runs).get(EQUATION_4, itself)
     measured = {
         without: _judged(groups["plain"]),
         with_stn: _judged(cstn),
         f"{with_stn}, default box": _judged(cstn, transform=False),
-        f"{with_stn}, Eq. 4 alone": _judged(runs_of(runs).get(EQUATION_4, cstn)),
+        **({f"{with_stn}, Eq. 4 alone": _judged(alone)} if alone else {}),
         **{name: {"GT-Known Loc": hits} for name, hits in control_hits(cstn).items()},
     }
     rows = {name: _row(values, (*columns, "GT-Known Loc")) for name, values in measured.items()}

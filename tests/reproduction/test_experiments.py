@@ -33,7 +33,7 @@ from cstn_lib.reproduction.search import SPACES
 from cstn_lib.support.errors import InputError
 
 FEW = [name for name in EXPERIMENTS if name not in COLLAPSE_STUDY]
-FEW += ["cstn-head-0.5-slow-lambda-0", "cstn-head-only-fast-lambda-1e-1"]
+FEW += ["cstn-head-1-slow-lambda-0", "cstn-head-only-fast-lambda-1e-1"]
 """Of those that look for a collapse two are enough."""
 
 
@@ -172,7 +172,7 @@ def test_what_a_method_has_of_its_own_was_searched(name, profile):
             assert value in SPACES[name][field], field
 
 
-COLLAPSES = [f"cstn-head-{case}" for case in ("0-slow-lambda-0", "0.5-fast-lambda-1e-3")]
+COLLAPSES = [f"cstn-head-{case}" for case in ("0-slow-lambda-0", "1-fast-lambda-1e-3")]
 COLLAPSES += ["cstn-head-1-slow-lambda-1e-1", "cstn-head-only-fast-lambda-0"]
 
 

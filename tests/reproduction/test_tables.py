@@ -206,14 +206,12 @@ def test_table_2(write_run: WriteRun):
     cstn = write_run("cstn", ["+rx", "+rx", "+rr", "-rx"])
     table = table_2([cstn, plain])  # rows are in the paper's order whatever the runs' is
     more = ("With conv STN, default box", "With conv STN, Eq. 4 alone")
-    assert table.index.tolist() == ["Without conv STN", "With conv STN", *more, *CONTROLS]
+    assert table.index.tolist() == ["Without conv STN", "With conv STN", more[0], *CONTROLS]
     fixed = table.loc[more[0]]
     assert (fixed["Top-1 Class"], fixed["Top-1 Loc"], fixed["GT-Known Loc"]) == (75, 0, 0)
     assert table.loc["centred square"].dropna()["GT-Known Loc"] == 100
     own = write_run(EQUATION_4, ["+xx", "+rx", "-rr", "-xx"])
     assert table_2([cstn, plain, own]).loc[more[1], "Top-1 Loc"] == 25
-    measured = table.loc[:, :"GT-Known Loc ±"]
-    assert measured.loc[more[1]].equals(measured.loc["With conv STN"]), "where cstn is trained so"
     table = table.iloc[:2]
     assert table.index.name == "type on birds-cub"
     assert table["seeds"].tolist() == [1, 1]
@@ -415,6 +413,7 @@ def test_tables_of_one_data_set_say_what_is_wrong(write_run: WriteRun, name):
     spec = TABLES[name]
     (experiments,) = spec.experiments
     experiments = [name for name in experiments if LAMBDA_STUDY.get(name) != LAMBDA_THETA]
+    experiments = [name for name in experiments if name != EQUATION_4]  # a row more
     everything = [write_run(experiment, ["+r"]) for experiment in experiments]
     with pytest.raises(InputError, match=f"^.*: {experiments[-1]} missing$"):
         spec.table(everything[:-1])
