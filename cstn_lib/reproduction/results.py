@@ -148,6 +148,7 @@ RESULTS = {
         "14_qualitative_figures", DATASETS, (("cstn", "cstn-lambda-0"), ("cstn",))
     ),
     "claims": Result("15_claims", DATASETS, _CLAIMED),
+    "choosing": Result("16_choosing_the_box", DATASETS, (("cstn",), ("cstn",))),
     "photographs": Result("17_photographs", (_CUB,), (_PHOTOGRAPHED,)),
 }
 """In reading order; the names are what ``--only`` takes, beside the notebooks' own."""
