@@ -58,14 +58,19 @@ def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> n
     Subtracted image by image, what is easy or hard for both drops out.
 
     Args:
-        ours, theirs: their seeds are paired in the order given; where one has more (a method has
-            more than a study), as many as both have.
+        ours, theirs: see `common_seeds`.
         metric: a column of `cstn_lib.evaluation.metrics.hits`.
     """
-    both = min(len(ours), len(theirs))
-    some = (ours[:both], theirs[:both])
-    right = [np.stack([hits_on_test(run)[metric] for run in runs]) for runs in some]
+    pairs = common_seeds(ours, theirs)
+    right = [np.stack([hits_on_test(run)[metric] for run in runs]) for runs in pairs]
     return right[0].astype(int) - right[1]
+
+
+def common_seeds(*groups: Sequence[Run]) -> list[Sequence[Run]]:
+    """As many runs of each experiment as all have, in the order given: a method has more seeds
+    than a study."""
+    most = min(map(len, groups))
+    return [runs[:most] for runs in groups]
 
 
 def stacked_hits(runs: Sequence[Run], metric: str, *, transform: bool = True) -> np.ndarray:

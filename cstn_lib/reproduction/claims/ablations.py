@@ -29,7 +29,7 @@ from cstn_lib.reproduction.claims.claim import (
     verdict_of,
     within,
 )
-from cstn_lib.reproduction.comparison import motion, transform_gain
+from cstn_lib.reproduction.comparison import common_seeds, motion, transform_gain
 from cstn_lib.reproduction.experiments import ALPHA_STUDY, LAMBDA_STUDY
 from cstn_lib.reproduction.paper import FIGURE_6, TABLE_1, TABLE_2, TABLE_3
 from cstn_lib.reproduction.runs import Run
@@ -355,7 +355,10 @@ def both_levels(runs: Runs, stands_for: str) -> Finding:
     condition="a level alone must serve all sizes through one window",
 )
 def transform_stronger(runs: Runs, stands_for: str) -> Finding:
-    gain = {name: transform_gain(runs[name], "top1_loc") for name in LEVELS}
+    groups = common_seeds(*(runs[name] for name in LEVELS))
+    gain = {
+        name: transform_gain(group, "top1_loc") for name, group in zip(LEVELS, groups, strict=True)
+    }
     measured = (
         Measured(f"gain of both less of {panel}", mean_points(gain["cstn"] - gain[name], most=2))
         for name, panel in zip(LEVELS[:2], ("level 4", "level 5"), strict=True)
