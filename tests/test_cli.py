@@ -189,7 +189,7 @@ def test_report_says_what_is_missing(cstn: Command, runs: Path, tmp_path: Path):
     assert len(missing) == 4
     for line, name in zip(missing, ("table-3", "table-4", "table-5", "figure-6"), strict=True):
         assert name in line
-    assert "5 of 6 runs (cstn-lambda-0, " in missing[0]
+    assert "9 of 10 runs (cstn-lambda-0, " in missing[0]
     assert "7 of 9 runs (cam, has, acol, spg, adl, stn, deform)" in missing[1]
 
 

@@ -28,6 +28,7 @@ from cstn_lib.reproduction import tables as report
 from cstn_lib.reproduction.batch import needed_experiments
 from cstn_lib.reproduction.experiments import (
     ALPHA_STUDY,
+    COLLAPSE_STUDY,
     LAMBDA_STUDY,
     PROFILES,
     RECIPES,
@@ -85,6 +86,7 @@ def test_the_studies_take_the_printed_steps():
 def test_table_3_has_every_printed_lambda_once(dataset, profile):
     """Wherever ``cstn`` itself stands among them."""
     needed = experiments_of("table-3", profile, dataset=dataset, seeds=1)
+    needed = [experiment for experiment in needed if experiment.name not in COLLAPSE_STUDY]
     weights = sorted(experiment.training.lambda_theta for experiment in needed)
     unit = authors_weight(1) if profile == "paper" else 1
     assert weights == sorted(set(weights)), "none twice"
@@ -110,7 +112,7 @@ def started(tmp_path: Path, monkeypatch) -> dict[str, torch.Tensor]:
 
 def test_the_papers_network_trains(cub, started, data_folder, tmp_path, monkeypatch):
     """An epoch of two steps, of one image each: predictions and metrics follow."""
-    few = replace(PROFILES["paper"], photos=2, photo_epochs=1)
+    few = replace(PROFILES["paper"], photos=2, epochs=1)
     monkeypatch.setitem(PROFILES, "paper", few)
     experiment = make_experiment("cstn", "cub", "paper")
     experiment = replace(experiment, training=replace(experiment.training, batch_size=1))
@@ -191,8 +193,9 @@ def test_table_1(on_cub, on_ilsvrc):
 
 def test_table_2(on_cub):
     table = table_of("table-2", on_cub)
-    assert table.index.tolist() == list(TABLE_2)
-    assert table["paper: Top-1 Loc"].tolist() == [row["Top-1 Loc"] for row in TABLE_2.values()]
+    assert table.index.tolist()[:2] == list(TABLE_2)
+    published = table["paper: Top-1 Loc"].dropna()
+    assert published.to_dict() == {name: row["Top-1 Loc"] for name, row in TABLE_2.items()}
 
 
 def test_table_3(on_cub):

@@ -147,7 +147,7 @@ from cstn_lib.reproduction.runs import RunStore
 torch.set_num_threads(1)
 store = RunStore(sys.argv[1], device="cpu")
 for name in (*HEADS, *LEVEL_STUDY):
-    experiment = make_experiment(name, "birds-cub", "smoke")
+    experiment = make_experiment(name, "birds-cub", "smoke", own=False)
     # two steps an epoch: what a step lacks is noticed in the next one
     own = replace(experiment.training, batch_size=24, optimizer="sgd", lr=0.02)
     losses = store.run(replace(experiment, training=own)).history["loss"]

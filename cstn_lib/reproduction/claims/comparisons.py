@@ -86,7 +86,7 @@ def _missed(run: Run) -> str:
     "Table IV, section IV-C",
     "Top-1 Loc of CSTN less that of each: all whole intervals above 0; in part: some.",
     ("cstn", "cam", "has", "acol", "spg"),
-    condition="as many trials on val for each method; parts of other birds around each bird",
+    condition="as many trials on val for each method; a class takes several parts to tell",
 )
 def ahead_of_cams(runs: Runs, stands_for: str) -> Finding:
     measured = (_ahead(runs, stands_for, "CSTN", rival) for rival in MAPS[:4])
@@ -98,7 +98,7 @@ def ahead_of_cams(runs: Runs, stands_for: str) -> Finding:
     "Table IV, section IV-C",
     "Top-1 Loc of ADL less that of CSTN: the whole interval above 0.",
     ("cstn", "adl"),
-    condition="as many trials on val for each method; parts of other birds around each bird",
+    condition="as many trials on val for each method; a class takes several parts to tell",
 )
 def behind_adl(runs: Runs, stands_for: str) -> Finding:
     recall, winner = (rate(runs["cstn"], metric) for metric in ("any_box", "gt_known_loc"))
@@ -127,7 +127,7 @@ def top5_ahead_of_adl(runs: Runs, stands_for: str) -> Finding:
     f"section IV-C (recall close to {RECALL:g} %)",
     f"The share of images where any box is right: the whole interval above {RECALL - BARELY:g} %.",
     ("cstn", "plain"),
-    condition="some hundred windows of two sizes; boxes that fit neither size have no right one",
+    condition="65 windows of two sizes, which θ may move and stretch",
 )
 def recall(runs: Runs, stands_for: str) -> Finding:
     floor = RECALL - BARELY
