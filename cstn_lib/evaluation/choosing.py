@@ -51,9 +51,9 @@ def fused(log_p: Tensor, boxes: Tensor) -> Tensor:
     Weighted boxes fusion (Solovyev et al., Image and Vision Computing 2021, section 3), of the
     cluster of the most probable box alone. Its time grows with N.
     """
-    best = _at(boxes, log_p.argmax(dim=1))[:, None]
-    near = torch.vmap(box_iou)(best, boxes).squeeze(1) >= OVERLAP
-    near.scatter_(1, log_p.argmax(dim=1, keepdim=True), True)  # though it be empty
+    best = log_p.argmax(dim=1, keepdim=True)
+    near = torch.vmap(box_iou)(_at(boxes, best.squeeze(1))[:, None], boxes).squeeze(1) >= OVERLAP
+    near.scatter_(1, best, True)  # though it be empty
     return _mean(_weights(log_p) * near, boxes)
 
 

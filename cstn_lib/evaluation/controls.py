@@ -12,13 +12,19 @@ import numpy as np
 import pandas as pd
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
-from cstn_lib.evaluation.metrics import IOU_THRESHOLD, ground_truth, middle_best, threshold_hits
+from cstn_lib.evaluation.metrics import (
+    IOU_THRESHOLD,
+    box_hits,
+    ground_truth,
+    middle_best,
+    threshold_hits,
+)
 from cstn_lib.evaluation.predictions import array
 
 
 def centred_square(side: float) -> np.ndarray:
     """(4,) the square of that side, in [0, 1], in the middle of the image."""
-    return np.array([0.5 - side / 2] * 2 + [0.5 + side / 2] * 2)
+    return _squares(np.array([0.5, 0.5]), side)
 
 
 def best_centred_square(truth: BoxList) -> float:
@@ -99,13 +105,13 @@ def squares_at_centres(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
 
 def mean_box_hits(table: pd.DataFrame) -> np.ndarray:
     """(n,) which images `mean_boxes` find."""
-    return best_iou(mean_boxes(table)[:, None], ground_truth(table))[:, 0] >= IOU_THRESHOLD
+    return box_hits(mean_boxes(table), ground_truth(table))
 
 
 def moved_square_hits(table: pd.DataFrame) -> np.ndarray:
     """(n,) which images `squares_at_centres` find at the centres of the winning boxes."""
-    boxes, truth = array(table, "true_box")[:, 0], ground_truth(table)
-    return best_iou(squares_at_centres(boxes, truth)[:, None], truth)[:, 0] >= IOU_THRESHOLD
+    truth = ground_truth(table)
+    return box_hits(squares_at_centres(array(table, "true_box")[:, 0], truth), truth)
 
 
 def _squares(centres: np.ndarray, side: float) -> np.ndarray:

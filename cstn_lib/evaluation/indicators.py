@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.evaluation.boxes import BoxList, box_area, paired_iou
 from cstn_lib.evaluation.controls import mean_boxes, squares_at_centres
-from cstn_lib.evaluation.metrics import IOU_THRESHOLD, ground_truth
+from cstn_lib.evaluation.metrics import box_hits, ground_truth
 from cstn_lib.evaluation.predictions import array
 
 COLLAPSED = 0.1
@@ -48,7 +48,7 @@ def indicators(table: pd.DataFrame) -> dict[str, float]:
     return {
         "winner's p": float(np.exp(votes).median()),
         "locations": float(table["true_locations"].median()),
-        **{name: _right(kind, truth) for name, kind in kinds.items()},
+        **{name: float(box_hits(kind, truth).mean()) for name, kind in kinds.items()},
         **{f"corr. of {name}": value for name, value in follows.items()},
         **_wins(table, box_area(objects)),
         "collapsed": float((box_area(boxes) < COLLAPSED * box_area(objects)).mean()),
@@ -84,10 +84,6 @@ def _wins(table: pd.DataFrame, areas: np.ndarray) -> dict[str, float]:
         f"level {finest} wins, {size}": float((levels[some] == finest).mean())
         for size, some in thirds(areas).items()
     }
-
-
-def _right(boxes: np.ndarray, truth: BoxList) -> float:
-    return float((best_iou(boxes[:, None], truth)[:, 0] >= IOU_THRESHOLD).mean())
 
 
 def _shape(boxes: np.ndarray) -> dict[str, np.ndarray]:

@@ -126,6 +126,11 @@ def choose_threshold(val: pd.DataFrame) -> float | None:
     return THRESHOLDS[middle_best(curve)]
 
 
+def box_hits(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
+    """(n,) which images one box each, of (n, 4), hits."""
+    return best_iou(boxes[:, None], truth)[:, 0] >= IOU_THRESHOLD
+
+
 def middle_best(values: np.ndarray) -> int:
     """The index of the largest value; of equal ones the middle."""
     best = np.flatnonzero(values == values.max())

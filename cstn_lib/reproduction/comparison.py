@@ -12,9 +12,9 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area, paired_iou
+from cstn_lib.evaluation.boxes import BoxList, box_area, paired_iou
 from cstn_lib.evaluation.indicators import matched_objects
-from cstn_lib.evaluation.metrics import IOU_THRESHOLD, choose_threshold, hits
+from cstn_lib.evaluation.metrics import IOU_THRESHOLD, box_hits, choose_threshold, hits
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.evaluation.score_maps import THRESHOLDS
 from cstn_lib.reproduction.runs import Run
@@ -156,7 +156,7 @@ def kinds_of_misses(boxes: np.ndarray, truth: BoxList) -> np.ndarray:
     centre = (objects[:, :2] + objects[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2
     moved = paired_iou(np.concatenate([centre - half, centre + half], axis=1), objects)
-    right = best_iou(boxes[:, None], truth)[:, 0] >= IOU_THRESHOLD
+    right = box_hits(boxes, truth)
     larger = box_area(boxes) > box_area(objects)
     kind = np.select([right, moved >= IOU_THRESHOLD, larger], [0, 1, 2], 3)
     return np.array(MISSES)[kind]

@@ -10,7 +10,6 @@ never looked at.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,20 +66,14 @@ def trials(method: str, dataset: str, profile: str) -> list[tuple[Experiment, di
         raise unknown_name("method to search", method, SPACES)
     shared = make_experiment(method, dataset, profile, own=False)
     found: list[tuple[Experiment, dict[str, object]]] = [(shared, {})]
-    for fields in _draws(SPACES[method], seed=f"{method} on {dataset}"):
+    drawn = random.Random(f"{method} on {dataset}")
+    while len(found) < TRIALS:
+        fields = {name: drawn.choice(values) for name, values in SPACES[method].items()}
         model, training = with_fields(shared.model, shared.training, fields)
         trial = replace(shared, model=model, training=training)
         if trial not in [known for known, _ in found]:
             found.append((trial, fields))
-        if len(found) == TRIALS:
-            return found
-    raise AssertionError("endless")
-
-
-def _draws(space: Mapping[str, tuple], seed: str) -> Iterator[dict[str, object]]:
-    drawn = random.Random(seed)
-    while True:
-        yield {name: drawn.choice(values) for name, values in space.items()}
+    return found
 
 
 def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) -> pd.DataFrame:
@@ -93,7 +86,7 @@ def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) 
         one row per trial, the best first: its fields; on val GT-Known Loc at the best threshold,
         Top-1 Class and Top-1 Loc in percent; the training's seconds and processor.
     """
-    rows = []
+    rows, shown = [], ("gt_known_loc", "top1_loc", "top1_class")
     for number, (trial, fields) in enumerate(trials(method, dataset, profile)):
         run = store.run(trial)
         val = run.predictions("val")
@@ -104,8 +97,7 @@ def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) 
                 "trial": number,
                 **{name: _text(fields.get(name)) for name in SPACES[method]},
                 "threshold": threshold,
-                **{name: round(100 * found[name], 2) for name in ("gt_known_loc", "top1_loc")},
-                "top1_class": round(100 * found["top1_class"], 2),
+                **{name: round(100 * found[name], 2) for name in shown},
                 "seconds": run.facts["training_seconds"],
                 "machine": run.facts["processor"],
             }
