@@ -63,6 +63,9 @@ from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput, normalized
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, first_line
 
+TABLE_VERSION = 2
+"""Part of a table's file name; raised when the same network would get another table."""
+
 TOP_K = 5
 
 CLASS_COLUMNS = ("label", "predicted", "predicted_prob", "true_prob")

@@ -23,9 +23,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from cstn_lib.evaluation.boxes import BoxList, best_iou
 
@@ -46,16 +46,12 @@ CHUNK = 16
 def resized(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Maps (B, h, w) resized bilinearly to (B, H, W), the height and width of the image.
 
-    Cell i of h is centred on pixel i * H / h: strided convolutions with padding begin on the first
-    pixel. (`torch.nn.functional.interpolate` would put it half a stride further down and right.)
+    A cell lies in the middle of its share of the image, [i / h, (i + 1) / h], as in the evaluation
+    code of Choe et al. Strided convolutions with padding look from half a stride further up and
+    left; drawn there, all methods with score maps are 2 to 5 points worse on val.
     """
-
-    def weights(cells: int, pixels: int) -> Tensor:
-        at = (torch.arange(pixels) * (cells / pixels)).clamp(max=cells - 1)
-        return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0).to(maps)
-
-    rows, columns = map(weights, maps.shape[1:], image_size)
-    return rows @ maps @ columns.T
+    image = F.interpolate(maps[:, None], image_size, mode="bilinear", align_corners=False)
+    return image[:, 0]
 
 
 class Components(NamedTuple):

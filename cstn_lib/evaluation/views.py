@@ -109,7 +109,7 @@ def pasted(maps: Tensor, frames: Tensor, image_size: tuple[int, int]) -> Tensor:
     def weights(cells: int, pixels: int, low: Tensor, high: Tensor) -> Tensor:
         middle = (torch.arange(pixels, device=maps.device) + 0.5) / pixels
         place = (middle - low[..., None]) / (high - low)[..., None]  # (V, B, pixels)
-        at = ((place - 0.5 / pixels) * cells).clamp(0, cells - 1)[..., None]
+        at = (place * cells - 0.5).clamp(0, cells - 1)[..., None]
         near = (1 - (at - torch.arange(cells, device=maps.device)).abs()).clamp(min=0)
         return near * ((place >= 0) & (place <= 1))[..., None]
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from cstn_lib.data import ImageSet, open_split
 from cstn_lib.data.maps import MapSet, is_stored, open_maps
-from cstn_lib.evaluation.predictions import load_table, save_table
+from cstn_lib.evaluation.predictions import TABLE_VERSION, load_table, save_table
 from cstn_lib.models import build_model
 from cstn_lib.outputs import Localizer
 from cstn_lib.reproduction.experiments import Experiment
@@ -181,7 +181,8 @@ class Run:
     def predictions_path(self, split: str, *, views: bool = False) -> Path:
         """Where the predictions table of a split lies; the name tells the split's content."""
         asked = f"{split}-views" if views else split
-        return self.folder / f"predictions-{asked}-{self.split(split).fingerprint[:10]}.parquet"
+        content = f"{self.split(split).fingerprint[:10]}-{TABLE_VERSION}"
+        return self.folder / f"predictions-{asked}-{content}.parquet"
 
     def predictions(self, split: str = "test", *, views: bool = False) -> pd.DataFrame:
         """The predictions table on a split, computed on the first call.

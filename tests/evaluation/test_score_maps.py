@@ -251,38 +251,34 @@ def test_normalized_against_a_loop(maps):
         assert result.max() in (0, 1)
 
 
-@pytest.mark.parametrize("side", [80, 64])
-def test_a_cell_is_drawn_where_it_looks(side):
-    """A dot of the image lights the cell that is centred on it, and the map has its peak there."""
-    strided = torch.nn.Sequential(
-        *(torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False) for _ in range(3))
-    )
-    for layer in strided:
-        torch.nn.init.ones_(layer.weight)
-    for y, x in ((16, 40), (8, 8), (40, 24)):  # centres of cells of stride 8
-        image = torch.zeros(1, 1, side, side)
-        image[0, 0, y - 1 : y + 2, x - 1 : x + 2] = 1
-        with torch.no_grad():
-            maps = strided(image)[0]
+@pytest.mark.parametrize("cells, side", [(5, 40), (10, 80), (7, 224)])
+def test_a_cell_is_drawn_in_its_share_of_the_image(cells, side):
+    for row, column in ((1, 2), (cells - 2, 1)):
+        maps = torch.zeros(1, cells, cells)
+        maps[0, row, column] = 1
         drawn = resized(maps, (side, side))[0]
-        peak = np.unravel_index(drawn.argmax().item(), drawn.shape)
-        assert peak == (y, x)
+        middle = (drawn > drawn.max() - 1e-5).nonzero().float().mean(
+            0
+        ) + 0.5  # of the peak, in pixels
+        stride = side / cells
+        assert middle.tolist() == [(row + 0.5) * stride, (column + 0.5) * stride]
 
 
 def test_a_map_of_the_images_size_stays_as_it_is():
     maps = torch.rand(2, 7, 5)
     assert torch.equal(resized(maps, (7, 5)), maps)
-    assert (resized(maps[:, :1, :1], (4, 6)) == maps[:, :1, :1]).all()
+    assert torch.allclose(resized(maps[:, :1, :1], (4, 6)), maps[:, :1, :1])
 
 
 def test_resized_against_a_loop():
-    """Bilinear between cell centres, each on its stride's first pixel; the last ones are held."""
+    """Bilinear between the middles of cells; beyond the outermost their values are held."""
     maps = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(0))
     ours = resized(maps, (12, 6))
     assert ours.shape == (2, 12, 6)
     for y in range(12):
         for x in range(6):
-            row, column = min(y * 3 / 12, 2), min(x * 2 / 6, 1)
+            row, column = ((y + 0.5) * 3 / 12 - 0.5, (x + 0.5) * 2 / 6 - 0.5)
+            row, column = min(max(row, 0), 2), min(max(column, 0), 1)
             top, left = min(int(row), 1), min(int(column), 0)
             down, right = row - top, column - left
             expected = (
