@@ -28,8 +28,12 @@ from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput, normalized
 
 Network = Callable[[Tensor], "LocalizerOutput | ScoreMapOutput"]
 
-WIDE, CROP = 1.3, 0.75
-"""The sides of the wide canvas and of the crop, in sides of the image."""
+MARGIN = 1.3
+"""The side of the wide canvas in sides of the image, and of the crop in the longer sides of the box
+that it is made around; chosen on the val splits."""
+
+SMALLEST = 0.3
+"""The least side of a crop, in sides of the image."""
 
 
 def describe_views(network: Network, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -50,13 +54,7 @@ def describe_views(network: Network, images: Tensor, labels: Tensor) -> dict[str
     columns = {name: alone[name] for name in CLASS_COLUMNS}
     votes = isinstance(output, LocalizerOutput)
     found = alone["true_fused_box"] if votes else _upper_half(alone["score_map"])
-    image = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=images.device).expand(len(images), 4)
-    centre = ((found[:, :2] + found[:, 2:]) / 2).clamp(CROP / 2, 1 - CROP / 2)
-    frames = [
-        image,
-        0.5 + WIDE * (image - 0.5),
-        torch.cat([centre - CROP / 2, centre + CROP / 2], dim=1),
-    ]
+    frames = frames_around(found)
     outputs = [output, *(network(seen_through(images, frame)) for frame in frames[1:])]
     rows = torch.arange(len(labels), device=labels.device)
     if not votes:
@@ -67,6 +65,19 @@ def describe_views(network: Network, images: Tensor, labels: Tensor) -> dict[str
     boxes = [in_image(of.boxes, frame) for of, frame in zip(outputs, frames, strict=True)]
     boxes = torch.cat(boxes, dim=1)
     return columns | {"true_box": fused(log_p, boxes), "boxes": boxes}
+
+
+def frames_around(found: Tensor) -> list[Tensor]:
+    """The frames (B, 4) of the image, the wide view and the crop, a square inside the image.
+
+    Args:
+        found: (B, 4) the box in each image that the crop is made around, ``xyxy`` in [0, 1].
+    """
+    image = torch.tensor([0.0, 0.0, 1.0, 1.0], device=found.device).expand(len(found), 4)
+    longer = (found[:, 2:] - found[:, :2]).amax(dim=1, keepdim=True)
+    half = (MARGIN * longer).clamp(SMALLEST, 1) / 2
+    centre = ((found[:, :2] + found[:, 2:]) / 2).clamp(half, 1 - half)
+    return [image, 0.5 + MARGIN * (image - 0.5), torch.cat([centre - half, centre + half], dim=1)]
 
 
 def seen_through(images: Tensor, frames: Tensor) -> Tensor:

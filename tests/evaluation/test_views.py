@@ -10,11 +10,19 @@ from torch import Tensor
 
 from cstn_lib.evaluation.choosing import fused
 from cstn_lib.evaluation.score_maps import resized
-from cstn_lib.evaluation.views import CROP, WIDE, describe_views, in_image, pasted, seen_through
+from cstn_lib.evaluation.views import (
+    MARGIN,
+    SMALLEST,
+    describe_views,
+    frames_around,
+    in_image,
+    pasted,
+    seen_through,
+)
 from cstn_lib.outputs import LocalizerOutput, ScoreMapOutput
 
 IMAGE = torch.tensor([0.0, 0.0, 1.0, 1.0])
-FRAMES = [IMAGE, 0.5 + WIDE * (IMAGE - 0.5), torch.tensor([0.21, 0.13, 0.21 + CROP, 0.13 + CROP])]
+FRAMES = [IMAGE, 0.5 + 1.3 * (IMAGE - 0.5), torch.tensor([0.21, 0.13, 0.96, 0.88])]
 LABELS = torch.tensor([1, 0])
 
 
@@ -148,6 +156,21 @@ def test_raw_scores_decide_between_views(winner):
     assert torch.allclose(columns["true_box"], expected, atol=1e-6)
 
 
+@given(st.integers(0, 2**32))
+def test_frames_of_any_box(seed):
+    low, high = torch.rand(2, 20, 2, generator=torch.Generator().manual_seed(seed)).sort(0).values
+    image, wide, crop = frames_around(torch.cat([low, high], dim=1))
+    for frame, sides in ((image, 1.0), (wide, MARGIN)):
+        assert torch.allclose(frame[:, 2:] - frame[:, :2], torch.full((20, 2), sides))
+        assert torch.allclose(frame[:, 2:] + frame[:, :2], torch.ones(20, 2))
+    for box_low, box_high, (x0, y0, x1, y1) in zip(low, high, crop.tolist(), strict=True):
+        side = min(max(MARGIN * (box_high - box_low).max().item(), SMALLEST), 1.0)
+        assert (x1 - x0, y1 - y0) == pytest.approx((side, side), abs=1e-5)
+        assert min(x0, y0) >= -1e-6 and max(x1, y1) <= 1 + 1e-6
+        middle = ((box_low + box_high) / 2).clamp(side / 2, 1 - side / 2).tolist()
+        assert ((x0 + x1) / 2, (y0 + y1) / 2) == pytest.approx(middle, abs=1e-5)
+
+
 def test_the_crop_is_around_the_box_of_the_true_class():
     """Class 1 is near the middle and class 0 in a corner, where the crop ends with the image."""
     asked = []
@@ -160,7 +183,7 @@ def test_the_crop_is_around_the_box_of_the_true_class():
 
     images = torch.rand(2, 3, 80, 80)
     describe_views(network, images, LABELS)
-    crops = torch.tensor([[0.125, 0.225, 0.875, 0.975], [0.0, 0.0, 0.75, 0.75]])
+    crops = frames_around(torch.tensor([[0.4, 0.5, 0.6, 0.7], [0.0, 0.0, 0.2, 0.2]]))[2]
     assert torch.allclose(asked[2], seen_through(images, crops), atol=1e-5)
 
 
