@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
 from cstn_lib.geometry import identity_theta
 from cstn_lib.joint import class_log_prob
@@ -86,6 +87,27 @@ def level_loss(log_joint: Tensor, target: Tensor, sizes: Sequence[tuple[int, int
     per_level = log_joint.split([h * w for h, w in sizes], dim=2)
     of_class = [level[rows, target].logsumexp(1) - level.logsumexp((1, 2)) for level in per_level]
     return -torch.stack(of_class).mean(dim=0)
+
+
+def box_loss(log_joint: Tensor, boxes: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """How far the boxes of the true class are from a known one, 1 - GIoU, weighted by p(l, s | c*).
+
+    Not in the paper: in self-training the known boxes are what `cstn_lib.evaluation.choosing` makes
+    of an earlier network's votes (notebook 16). The weights get no gradient: windows move, votes
+    do not.
+
+    Args:
+        log_joint, target: as of `classification_loss`.
+        boxes: (B, N, 4) of all locations, ``xyxy`` in [0, 1].
+        known: (B, 4).
+
+    Returns:
+        (B,) in [0, 2].
+    """
+    rows = torch.arange(len(target), device=target.device)
+    weights = log_joint[rows, target].detach().softmax(dim=1)
+    distances = generalized_box_iou_loss(boxes, known[:, None].expand_as(boxes))
+    return (weights * distances).sum(dim=1)
 
 
 def total_loss(

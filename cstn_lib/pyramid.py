@@ -155,7 +155,7 @@ class CSTNLocalizer(PyramidLocalizer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         windowed, theta = layer(features) if transform else layer.plain(features)
         size = (features.shape[2], features.shape[3])
-        return windowed, theta, boxes_of_theta(theta.detach().float(), window, size)
+        return windowed, theta, boxes_of_theta(theta.float(), window, size)
 
     def localization_parameters(self) -> list[nn.Parameter]:
         return [p for layer in self.layers.values() for p in layer.localization.parameters()]

@@ -12,6 +12,7 @@ from cstn_lib.joint import joint_log_prob
 from cstn_lib.losses import (
     AUTHORS_BATCH,
     authors_weight,
+    box_loss,
     classification_loss,
     level_loss,
     scale_loss,
@@ -156,6 +157,33 @@ def test_level_loss_is_the_classification_loss_of_each_level_alone(sizes):
     assert with_levels["loss_level"].item() == pytest.approx(found.mean().item())
     gap = with_levels["loss"] - plain["loss"]
     assert gap.item() == pytest.approx(0.6 * found.mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", LEVELS)
+def test_box_loss_against_a_loop(sizes):
+    """1 - GIoU (Rezatofighi et al. 2019) of each location's box, weighted by its vote."""
+    scores, _, target = sample(sizes)
+    log_joint = joint_log_prob(scores).requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    ends = torch.rand(4, log_joint.shape[2] + 1, 2, 2, generator=generator, dtype=torch.float64)
+    boxes = ends.sort(2).values.flatten(2).requires_grad_()  # the last of each image is the known
+    found = box_loss(log_joint, boxes[:, :-1], target, boxes[:, -1])
+    for image, c in enumerate(target.tolist()):
+        votes = log_joint[image, c].exp()
+        expected = 0.0
+        for vote, box in zip(votes / votes.sum(), boxes[image, :-1].tolist(), strict=True):
+            other = boxes[image, -1].tolist()
+            inner = [max(box[0], other[0]), max(box[1], other[1])]
+            inner += [min(box[2], other[2]), min(box[3], other[3])]
+            outer = [min(box[0], other[0]), min(box[1], other[1])]
+            outer += [max(box[2], other[2]), max(box[3], other[3])]
+            both = max(inner[2] - inner[0], 0) * max(inner[3] - inner[1], 0)
+            one, two, hull = ((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other, outer))
+            giou = both / (one + two - both) - (hull - (one + two - both)) / hull
+            expected += vote.item() * (1 - giou)
+        assert found[image].item() == pytest.approx(expected, rel=1e-5)
+    found.sum().backward()
+    assert log_joint.grad is None and boxes.grad[:, :-1].abs().sum() > 0
 
 
 def test_the_authors_sums_over_16_images_are_16_times_the_printed_weights():

@@ -25,13 +25,18 @@ from cstn_lib.training.engine import TrainingConfig, check_precision
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training: everything it depends on but the content of the data."""
+    """One training: everything it depends on but the content of the data.
+
+    With a teacher it is self-training: it starts from the teacher's network, whose fused boxes on
+    the training images the localization networks learn.
+    """
 
     name: str
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig
     seed: int
+    teacher: Experiment | None = None
 
     @property
     def training_split(self) -> str:
@@ -99,6 +104,9 @@ ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "0.3", "1", "10")}
 EQUATION_4 = "cstn-equation-4"
 """The objective as the paper has it, without the levels' own losses."""
 
+SELF_TRAINED = "cstn-self-trained"
+"""What fusion finds, in one pass and at the most probable location: not in the paper."""
+
 TELLS = ("0", "1", "only")
 COLLAPSE_STUDY = {
     f"cstn-head-{tell}-{rate}-lambda-{weight}": (tell, rate, float(weight))
@@ -124,7 +132,14 @@ def collapse_names(profile: str, dataset: str = "birds-cub") -> tuple[str, ...]:
     return tuple(f"cstn-head-{tell}-fast-lambda-{weight}" for tell, weight in ends)
 
 
-STUDIES = (*LEVEL_STUDY, *LAMBDA_STUDY, *ALPHA_STUDY, EQUATION_4, *COLLAPSE_STUDY)
+STUDIES = (
+    *LEVEL_STUDY,
+    *LAMBDA_STUDY,
+    *ALPHA_STUDY,
+    EQUATION_4,
+    SELF_TRAINED,
+    *COLLAPSE_STUDY,
+)
 
 EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
@@ -133,7 +148,7 @@ images, augmentation and schedule, by their heads. ``cstn-...``: ``cstn`` with o
 ``pretrain``: the small backbone's pretraining."""
 
 LAMBDA_THETA = 1e-4
-MOST_SEEDS = ("cstn", "plain", "cam")
+MOST_SEEDS = ("cstn", "plain", "cam", SELF_TRAINED)
 """What the paper's first question is about: CSTN, without it, and the usual way."""
 VOTING = ("cstn", "plain", "deform")
 """Methods whose locations vote through a window on each level."""
@@ -309,7 +324,11 @@ def make_experiment(
     }
     chosen = recipe.own.get(method, {}) if own else {}
     fields = {**sizes, **_of_method(method, recipe), **chosen, **_of_study(name, recipe)}
-    return Experiment(name, data, *with_fields(recipe.model, recipe.training, fields), seed)
+    configs = with_fields(recipe.model, recipe.training, fields)
+    if name != SELF_TRAINED:
+        return Experiment(name, data, *configs, seed)
+    teacher = make_experiment("cstn", dataset, profile, seed=seed, precision=precision, own=own)
+    return Experiment(name, data, *configs, seed, teacher)
 
 
 def _of_method(method: str, recipe: Recipe) -> dict[str, object]:
@@ -339,6 +358,8 @@ def _of_study(name: str, recipe: Recipe) -> dict[str, object]:
         _, rate, weight = COLLAPSE_STUDY[name]
         fast = {"localization_lr": 1.0, "warmup_epochs": 0} if rate == "fast" else {}
         return {"lambda_theta": recipe.unit * weight, **fast}
+    if name == SELF_TRAINED:
+        return {"lr": 1e-3, "localization_lr": 1.0, "warmup_epochs": 0}
     return {"level_weight": 0.0} if name == EQUATION_4 else {}
 
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from cstn_lib.data import ImageSet, open_split
 from cstn_lib.data.maps import MapSet, is_stored, open_maps
-from cstn_lib.evaluation.predictions import TABLE_VERSION, load_table, save_table
+from cstn_lib.evaluation.predictions import TABLE_VERSION, array, load_table, save_table
 from cstn_lib.models import build_model
 from cstn_lib.outputs import Localizer
 from cstn_lib.reproduction.experiments import Experiment
@@ -245,10 +245,12 @@ class Run:
         """Train to the end, from the last epoch's checkpoint where there is one."""
         started = time.perf_counter()
         processes, device = self.store.processes, self.store.device
+        teacher = self.experiment.teacher and self.store.run(self.experiment.teacher)
         if processes.is_first:
             _write_json(self.folder / "config.json", self.identity)
         torch.manual_seed(self.experiment.seed)
-        model = build_model(self.experiment.model)
+        model = teacher.model() if teacher else build_model(self.experiment.model)
+        known = teacher and array(teacher.predictions("train"), "true_fused_box")
         history = fit(
             model,
             self.experiment.training,
@@ -258,6 +260,7 @@ class Run:
             device=device,
             checkpoint=self.checkpoint,
             title=self.title,
+            known=known[:, 0] if teacher else None,
         )
         if processes.is_first:
             _save_state(model, self.folder / "model.safetensors")

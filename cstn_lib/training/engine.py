@@ -34,6 +34,7 @@ from cstn_lib.evaluation.boxes import BoxList
 from cstn_lib.evaluation.metrics import evaluate
 from cstn_lib.evaluation.predictions import describe, judge, to_table
 from cstn_lib.evaluation.views import describe_views
+from cstn_lib.losses import box_loss
 from cstn_lib.outputs import Localizer, LocalizerOutput, ScoreMapOutput
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
@@ -108,6 +109,7 @@ def fit(
     device: str,
     checkpoint: Path,
     title: str,
+    known: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Train in place; continue from `checkpoint` where one exists.
 
@@ -117,6 +119,8 @@ def fit(
         seed: of the order and the flips of the images, and of what is random within the network.
         checkpoint: file replaced after each epoch.
         title: names the run in the progress bar and in errors.
+        known: (N, 4) for self-training: the boxes of the N images of `train` that windows learn
+            (`cstn_lib.losses.box_loss`); then the localization networks alone are trained.
 
     Returns:
         the history: one row per epoch with ``epoch``, the mean terms of the loss (see the network's
@@ -131,12 +135,16 @@ def fit(
     check_precision(config.precision)
     together = processes(resolve_device(device))
     model.to(device=together.device, memory_format=torch.channels_last)
+    if known is not None:
+        model.requires_grad_(False)
+        for parameter in model.localization_parameters():
+            parameter.requires_grad_(True)
     optimizer = _make_optimizer(model, config)
     history = _load_checkpoint(checkpoint, model, optimizer)
     order = EpochOrder(len(train), seed)
     batches = BatchParts(order, config.batch_size, together.rank, together.count)
     loader = DataLoader(
-        Mirrored(train), batch_sampler=batches, collate_fn=tuple, **_loading(together.device)
+        Mirrored(train, known), batch_sampler=batches, collate_fn=tuple, **_loading(together.device)
     )
     bar = Progress(
         total=config.epochs * len(loader),
@@ -182,16 +190,20 @@ def _steps(
     for parameter in moving:  # at rest they get no gradient, which other processes would wait for
         parameter.requires_grad_(transform)
     try:
-        network = together.parallel(model).train()
+        # where nothing but windows is taught, nothing else changes: no statistics of batch norm
+        network = together.parallel(model).train(not loader.dataset.with_boxes)
         device, steps = together.device, len(loader)
         for step, batch in enumerate(loader):
-            images, labels = (_moved(part, device) for part in batch)
+            images, labels, *known = (_moved(part, device) for part in batch)
             scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * scale
             with autocast(device, config.precision):
                 output = network(images, transform=transform, labels=labels)
             losses = model.losses(output, labels, config)
+            if known:
+                far = box_loss(output.log_joint, output.boxes, labels, *known).mean()
+                losses |= {"loss": losses["loss"] + far, "loss_box": far}
             # the average over processes is then the mean over the batch's images
             share = loader.batch_sampler.share(step)
             losses = {name: loss * share for name, loss in losses.items()}
@@ -338,17 +350,26 @@ class EpochOrder(Sampler[int]):
 
 
 class Mirrored(Dataset):
-    """A split of N images as 2 N: item N + i is the mirror image of item i."""
+    """A split of N images as 2 N: item N + i is the mirror image of item i.
 
-    def __init__(self, data: ImageSet | MapSet) -> None:
+    Args:
+        boxes: (N, 4) ``xyxy`` in [0, 1], one per image: given behind the label, as float32.
+    """
+
+    def __init__(self, data: ImageSet | MapSet, boxes: np.ndarray | None = None) -> None:
         self.data = data
+        self.with_boxes = boxes is not None
+        if boxes is not None:
+            mirrored = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
+            self.boxes = torch.from_numpy(np.concatenate([boxes, mirrored])).float()
 
     def __len__(self) -> int:
         return 2 * len(self.data)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor | dict[str, Tensor], Tensor]:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor | dict[str, Tensor], ...]:
         mirrored, rows = np.divmod(indices, len(self.data))
-        return self.data.oriented(rows, mirrored.astype(bool))
+        found = self.data.oriented(rows, mirrored.astype(bool))
+        return (*found, self.boxes[indices]) if self.with_boxes else found
 
 
 def _moved(batch: Tensor | dict[str, Tensor], device: torch.device) -> Tensor | dict[str, Tensor]:

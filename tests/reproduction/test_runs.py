@@ -156,6 +156,21 @@ def test_model_is_the_trained_one(finished_runs: list[Run]):
     pd.testing.assert_frame_equal(table, run.predictions(), check_exact=True)
 
 
+def test_self_training_begins_with_its_teacher(finished_runs: list[Run]):
+    """Seed by seed; but for windows it is the teacher's network, and its run is another one."""
+    teacher = finished_runs[0]
+    store = teacher.store
+    training = replace(teacher.experiment.training, warmup_epochs=0)
+    lesson = replace(teacher.experiment, name="cstn-self-trained", training=training)
+    run = store.run(replace(lesson, teacher=teacher.experiment))
+    assert run.folder != teacher.folder
+    assert run.identity["experiment"]["teacher"]["name"] == "cstn"
+    ours, theirs = run.model().state_dict(), teacher.model().state_dict()
+    changed = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}
+    assert changed and all(".localization." in name for name in changed)
+    assert "loss_box" in run.history
+
+
 def test_predictions_are_computed_once(copied: Run, monkeypatch):
     first = copied.predictions("val")
     assert copied.predictions_path("val").is_file()

@@ -88,6 +88,7 @@ def fit_in(tmp_path: Path, train: ImageSet, val: ImageSet) -> Callable[..., pd.D
         name: str = "checkpoint",
         seed: int = 5,
         device: str = "cpu",
+        known: np.ndarray | None = None,
     ) -> pd.DataFrame:
         checkpoint = tmp_path / f"{name}.safetensors"
         return fit(
@@ -99,6 +100,7 @@ def fit_in(tmp_path: Path, train: ImageSet, val: ImageSet) -> Callable[..., pd.D
             device=device,
             checkpoint=checkpoint,
             title="small run",
+            known=known,
         )
 
     return run
@@ -172,6 +174,33 @@ def test_mirrored_against_a_loop(make_images: Callable[..., ImageSet]):
             expected = np.stack([[row[-1 - x] for x in range(len(row))] for row in expected])
         np.testing.assert_array_equal(images[position].permute(1, 2, 0), expected)
         assert labels[position] == data.labels[index % 6]
+
+
+def test_boxes_are_mirrored_with_their_images(make_images: Callable[..., ImageSet]):
+    data = make_images(3)
+    boxes = np.array([[0.1, 0.2, 0.5, 0.7], [0.0, 0.0, 1.0, 1.0], [0.6, 0.1, 0.9, 0.3]])
+    images, labels, given = Mirrored(data, boxes).__getitems__([2, 3, 0])
+    alone = Mirrored(data).__getitems__([2, 3, 0])
+    assert torch.equal(images, alone[0]) and torch.equal(labels, alone[1])
+    expected = torch.tensor([[0.6, 0.1, 0.9, 0.3], [0.5, 0.2, 0.9, 0.7], [0.1, 0.2, 0.5, 0.7]])
+    assert torch.allclose(given, expected)
+
+
+@pytest.mark.parametrize("side", [0.3, 0.9])
+def test_known_boxes_are_learned_by_the_localization_networks_alone(fit_in, train, side):
+    """Windows come to the boxes that they are told; nothing else of the network changes."""
+    model, config = make_model(), replace(TRAINING, epochs=20, warmup_epochs=0, lr=3e-2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    known = np.tile([0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2], (11, 1))
+    free = replace(config, localization_lr=1.0, lambda_theta=0.0)
+    history = fit_in(model, free, name=f"{side}", known=known)
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed and all(".localization." in name for name in changed)
+    assert history["loss_box"].iloc[-1] < 0.75 * history["loss_box"].iloc[0], history[
+        "loss_box"
+    ].tolist()
+    sides = array(predict(model, train, device="cpu"), "true_box")[:, 0]
+    assert abs(np.median(sides[:, 2:] - sides[:, :2]) - side) < 0.15
 
 
 def test_mirrored_leaves_the_data_alone(make_images: Callable[..., ImageSet]):
