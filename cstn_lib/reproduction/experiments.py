@@ -159,6 +159,14 @@ def small_levels(kernel_size: int) -> tuple[LevelConfig, LevelConfig]:
     return LevelConfig("4", kernel_size, stride=2), LevelConfig("5", kernel_size)
 
 
+def photo_levels(
+    kernel_size: int, last: int, *, stride: int = 1
+) -> tuple[LevelConfig, LevelConfig]:
+    """Windows on the 14 x 14 and 7 x 7 maps of a 224-pixel image: 10 and 6 are .69 and .83 of its
+    side."""
+    return LevelConfig("4", kernel_size, stride=stride), LevelConfig("5", last)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What all methods share on one kind of data.
@@ -244,7 +252,7 @@ RECIPES = {
             backbone=LITE,
             weights="imagenet",
             pyramid="lateral",
-            levels=(LevelConfig("4", 11), LevelConfig("5", 6)),
+            levels=photo_levels(11, 6),
             frozen_stages=1,  # all of it
         ),
         TrainingConfig(

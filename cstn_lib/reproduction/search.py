@@ -20,6 +20,7 @@ from cstn_lib.evaluation.metrics import choose_threshold, evaluate
 from cstn_lib.reproduction.experiments import (
     Experiment,
     make_experiment,
+    photo_levels,
     small_levels,
     with_fields,
 )
@@ -28,7 +29,8 @@ from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import unknown_name
 from cstn_lib.support.project import project_folder
 
-TRIALS = 6
+TRIALS = {"birds-cub": 6, "birds-ilsvrc": 6, "imagenette": 24}
+"""More where a training takes seconds, on the maps of a frozen backbone."""
 
 _RATES = {"lr": (1e-3, 2e-3, 4e-3)}
 _LEVELS = {
@@ -55,6 +57,44 @@ SPACES: dict[str, dict[str, tuple]] = {
 }
 """By method, the fields of its model and training that are searched, with their values."""
 
+_PHOTO_VOTES = {
+    "levels": tuple(
+        photo_levels(kernel, last, stride=stride)
+        for kernel, stride in ((11, 1), (10, 1), (10, 2), (9, 1), (9, 2), (8, 1))
+        for last in (6, 5)
+    ),
+    "alpha_scale": (0.0, 0.1, 0.5),
+    "level_weight": (0.0, 1.0),
+    "lr": (5e-4, 1e-3, 2e-3),
+    "epochs": (4, 6),
+}
+_PHOTO_THETA = {"localization_lr": (0.03, 0.1, 0.3), "lambda_theta": (1e-5, 1e-4, 3e-4, 1e-3)}
+_PHOTO_MAPS = {
+    "lr": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    "epochs": (1, 2, 4, 8),
+    "weight_decay": (1e-4, 1e-2),
+}
+PHOTO_SPACES: dict[str, dict[str, tuple]] = {
+    "cstn": {**_PHOTO_VOTES, **_PHOTO_THETA},
+    "plain": _PHOTO_VOTES,
+    "deform": {**_PHOTO_VOTES, "localization_lr": (0.03, 0.1, 0.3)},
+    **dict.fromkeys(("cam", "acol", "adl"), _PHOTO_MAPS),
+}
+"""The same for Imagenette. Methods that need the images themselves, not maps that are kept, take 4
+to 20 minutes a training (``has``, ``spg``, ``stn``) and are not searched there."""
+
+
+def space(method: str, dataset: str) -> dict[str, tuple]:
+    """What is searched for a method on a data set.
+
+    Raises:
+        InputError: nothing is.
+    """
+    spaces = PHOTO_SPACES if dataset == "imagenette" else SPACES
+    if method not in spaces:
+        raise unknown_name("method to search", method, spaces)
+    return spaces[method]
+
 
 def trials(method: str, dataset: str, profile: str) -> list[tuple[Experiment, dict[str, object]]]:
     """What is tried: trainings of one seed, each with the fields that it changes in the first.
@@ -62,13 +102,12 @@ def trials(method: str, dataset: str, profile: str) -> list[tuple[Experiment, di
     Raises:
         InputError: a name is unknown.
     """
-    if method not in SPACES:
-        raise unknown_name("method to search", method, SPACES)
+    searched = space(method, dataset)
     shared = make_experiment(method, dataset, profile, own=False)
     found: list[tuple[Experiment, dict[str, object]]] = [(shared, {})]
     drawn = random.Random(f"{method} on {dataset}")
-    while len(found) < TRIALS:
-        fields = {name: drawn.choice(values) for name, values in SPACES[method].items()}
+    while len(found) < TRIALS.get(dataset, 6):
+        fields = {name: drawn.choice(values) for name, values in searched.items()}
         model, training = with_fields(shared.model, shared.training, fields)
         trial = replace(shared, model=model, training=training)
         if trial not in [known for known, _ in found]:
@@ -95,7 +134,7 @@ def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) 
         rows.append(
             {
                 "trial": number,
-                **{name: _text(fields.get(name)) for name in SPACES[method]},
+                **{name: _text(fields.get(name)) for name in space(method, dataset)},
                 "threshold": threshold,
                 **{name: round(100 * found[name], 2) for name in shown},
                 "seconds": run.facts["training_seconds"],
@@ -121,13 +160,14 @@ def search_summary(dataset: str) -> pd.DataFrame:
         path = log_path(dataset, method)
         if not path.is_file():
             continue
-        log = pd.read_csv(path, dtype={name: str for name in SPACES[method]}).fillna("")
+        searched = space(method, dataset)
+        log = pd.read_csv(path, dtype={name: str for name in searched}).fillna("")
         best = log.iloc[0]
         rows[method] = {
             "trials": len(log),
             "as shared": log.loc[log["trial"] == 0, "top1_loc"].squeeze(),
             "best": best["top1_loc"],
-            "what the best changes": ", ".join(f"{n} {best[n]}" for n in SPACES[method] if best[n]),
+            "what the best changes": ", ".join(f"{n} {best[n]}" for n in searched if best[n]),
             "seconds": log["seconds"].sum().round(),
             "processor": ", ".join(log["machine"].unique()),
         }
@@ -142,5 +182,8 @@ def log_path(dataset: str, method: str) -> Path:
 def _text(value: object) -> str:
     """A value of a space; ``""`` stands for the shared recipe's."""
     if isinstance(value, tuple) and isinstance(value[0], LevelConfig):
-        return f"kernel size {value[0].kernel_size}"
+        finer, coarser = (level.kernel_size for level in value)
+        if finer == coarser:
+            return f"kernel size {finer}"
+        return f"kernel sizes {finer} (stride {value[0].stride}) and {coarser}"
     return "" if value is None else f"{value}"

@@ -13,28 +13,37 @@ from cstn_lib.models import HEADS
 from cstn_lib.reproduction import runs
 from cstn_lib.reproduction.experiments import Experiment, make_experiment, with_fields
 from cstn_lib.reproduction.runs import RunStore
-from cstn_lib.reproduction.search import SPACES, TRIALS, _text, search, trials
+from cstn_lib.reproduction.search import (
+    PHOTO_SPACES,
+    SPACES,
+    TRIALS,
+    _text,
+    search,
+    space,
+    trials,
+)
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import project_folder
 
 DRAWN = ("birds-cub", "birds-ilsvrc")
+SEARCHED = [*product(SPACES, DRAWN), *product(PHOTO_SPACES, ["imagenette"])]
 
 
 def test_every_method_is_searched():
     assert set(SPACES) == set(HEADS)
 
 
-@pytest.mark.parametrize(("method", "dataset"), product(SPACES, DRAWN))
+@pytest.mark.parametrize(("method", "dataset"), SEARCHED)
 def test_every_method_has_as_many_trials(method: str, dataset: str):
     """The first is what all share, and no two are the same training."""
-    found = trials(method, dataset, "cpu")
-    assert len(found) == TRIALS
+    found, searched = trials(method, dataset, "cpu"), space(method, dataset)
+    assert len(found) == TRIALS[dataset]
     (first, nothing), *others = found
     assert first == make_experiment(method, dataset, "cpu", own=False) and nothing == {}
-    assert len({trial for trial, _ in found}) == TRIALS
+    assert len({trial for trial, _ in found}) == TRIALS[dataset]
     for trial, fields in others:
-        assert fields.keys() == SPACES[method].keys()
-        assert all(value in SPACES[method][name] for name, value in fields.items())
+        assert fields.keys() == searched.keys()
+        assert all(value in searched[name] for name, value in fields.items())
         model, training = with_fields(first.model, first.training, fields)
         assert (trial.model, trial.training) == (model, training)
         assert (trial.name, trial.data, trial.seed) == (first.name, first.data, 0)
@@ -42,8 +51,9 @@ def test_every_method_has_as_many_trials(method: str, dataset: str):
 
 
 def test_what_is_unknown():
-    with pytest.raises(InputError, match=r"^unknown method to search 'cstn-level-4': expected one"):
-        trials("cstn-level-4", "birds-cub", "smoke")
+    for method, dataset in (("cstn-level-4", "birds-cub"), ("spg", "imagenette")):
+        with pytest.raises(InputError, match=rf"^unknown method to search '{method}': expected"):
+            trials(method, dataset, "smoke")
 
 
 def test_the_log(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -53,7 +63,7 @@ def test_the_log(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tried = trials("plain", "birds-cub", "smoke")
     read = pd.read_csv(log, dtype=str, keep_default_na=False)
     assert read.columns.tolist()[:4] == ["trial", "lr", "levels", "alpha_scale"]
-    assert sorted(table["trial"]) == list(range(TRIALS))
+    assert sorted(table["trial"]) == list(range(TRIALS["birds-cub"]))
     assert table["top1_loc"].is_monotonic_decreasing
     assert read["trial"].tolist() == [str(number) for number in table["trial"]]
     for (_, row), (_, text) in zip(table.iterrows(), read.iterrows(), strict=True):
@@ -77,7 +87,7 @@ def test_the_log(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 # What was published
 
-LOGS = sorted((project_folder("figures") / "search").glob("birds-*.csv"))
+LOGS = sorted((project_folder("figures") / "search").glob("*.csv"))
 
 
 def values(experiment: Experiment, names: dict[str, tuple]) -> dict[str, str]:
@@ -88,12 +98,12 @@ def values(experiment: Experiment, names: dict[str, tuple]) -> dict[str, str]:
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
 def test_the_recipes_have_the_winners_of_the_published_logs(log: Path):
     dataset, _, method = log.stem.rpartition("-")
-    space, table = SPACES[method], pd.read_csv(log, dtype=str, keep_default_na=False)
-    assert sorted(table["trial"]) == [str(number) for number in range(TRIALS)]
+    searched, table = space(method, dataset), pd.read_csv(log, dtype=str, keep_default_na=False)
+    assert set(table["trial"]) == {str(number) for number in range(TRIALS[dataset])}
     assert table["top1_loc"].astype(float).is_monotonic_decreasing
-    shared = values(make_experiment(method, dataset, "cpu", own=False), space)
+    shared = values(make_experiment(method, dataset, "cpu", own=False), searched)
     for _, row in table.iterrows():
-        tried = values(trials(method, dataset, "cpu")[int(row["trial"])][0], space)
-        assert {name: row[name] or shared[name] for name in space} == tried
-    winner = {name: table.loc[0, name] or shared[name] for name in space}
-    assert values(make_experiment(method, dataset, "cpu"), space) == winner
+        tried = values(trials(method, dataset, "cpu")[int(row["trial"])][0], searched)
+        assert {name: row[name] or shared[name] for name in searched} == tried
+    winner = {name: table.loc[0, name] or shared[name] for name in searched}
+    assert values(make_experiment(method, dataset, "cpu"), searched) == winner
