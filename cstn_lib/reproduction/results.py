@@ -72,7 +72,8 @@ _CLAIMED = tuple(
     tuple(dict.fromkeys(e for c in CLAIMS.values() if data in c.datasets for e in c.experiments))
     for data in DATASETS
 )
-_PHOTOGRAPHED = ("cstn", "plain", "cam", "cstn-lambda-0", *LEVEL_STUDY)
+_FAST = ("cstn-head-0-fast-lambda-0", "cstn-head-0-fast-lambda-1e-3")
+_PHOTOGRAPHED = ("cstn", "plain", "cam", SELF_TRAINED, "cstn-lambda-0", *_FAST, *LEVEL_STUDY)
 _SIDES = ("without transform", "with transform")
 _TABLE_1 = tuple(f"{metric} {side}" for metric in ("Top-1 Loc", "GT-Known") for side in _SIDES)
 _COMPARED = ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2")
