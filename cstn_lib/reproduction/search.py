@@ -10,9 +10,11 @@ never looked at.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cstn_lib.config import LevelConfig
@@ -24,13 +26,17 @@ from cstn_lib.reproduction.experiments import (
     small_levels,
     with_fields,
 )
-from cstn_lib.reproduction.runs import RunStore
+from cstn_lib.reproduction.runs import Run, RunStore
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import unknown_name
 from cstn_lib.support.project import project_folder
 
 TRIALS = {"birds-cub": 6, "birds-ilsvrc": 6, "imagenette": 24}
 """More where a training takes seconds, on the maps of a frozen backbone."""
+
+FINALISTS, FINAL_SEEDS = {"imagenette": 5}, 3
+"""So many of the best trials are judged by the mean over more seeds, and the best of them wins: few
+images of val and few steps of training make one seed a lottery. Elsewhere one seed decides."""
 
 _RATES = {"lr": (1e-3, 2e-3, 4e-3)}
 _LEVELS = {
@@ -78,10 +84,10 @@ PHOTO_SPACES: dict[str, dict[str, tuple]] = {
     "cstn": {**_PHOTO_VOTES, **_PHOTO_THETA},
     "plain": _PHOTO_VOTES,
     "deform": {**_PHOTO_VOTES, "localization_lr": (0.03, 0.1, 0.3)},
-    **dict.fromkeys(("cam", "acol", "adl"), _PHOTO_MAPS),
+    **dict.fromkeys(("cam", "adl"), _PHOTO_MAPS),
 }
-"""The same for Imagenette. Methods that need the images themselves, not maps that are kept, take 4
-to 20 minutes a training (``has``, ``spg``, ``stn``) and are not searched there."""
+"""The same for Imagenette. Methods that take minutes a training there are not searched: ``acol``,
+and those that need the images themselves, not maps that are kept (``has``, ``spg``, ``stn``)."""
 
 
 def space(method: str, dataset: str) -> dict[str, tuple]:
@@ -125,26 +131,41 @@ def search(method: str, dataset: str, profile: str, store: RunStore, log: Path) 
         one row per trial, the best first: its fields; on val GT-Known Loc at the best threshold,
         Top-1 Class and Top-1 Loc in percent; the training's seconds and processor.
     """
-    rows, shown = [], ("gt_known_loc", "top1_loc", "top1_class")
-    for number, (trial, fields) in enumerate(trials(method, dataset, profile)):
-        run = store.run(trial)
-        val = run.predictions("val")
-        threshold = choose_threshold(val)
-        found = evaluate(val, threshold=threshold)
-        rows.append(
-            {
-                "trial": number,
-                **{name: _text(fields.get(name)) for name in space(method, dataset)},
-                "threshold": threshold,
-                **{name: round(100 * found[name], 2) for name in shown},
-                "seconds": run.facts["training_seconds"],
-                "machine": run.facts["processor"],
-            }
-        )
-        table = pd.DataFrame(rows).sort_values("top1_loc", ascending=False, kind="stable")
+    tried = trials(method, dataset, profile)
+    rows: list[dict[str, object]] = []
+
+    def write() -> pd.DataFrame:
+        order = ["seeds"] * (dataset in FINALISTS) + ["top1_loc"]
+        table = pd.DataFrame(rows).sort_values(order, ascending=False, kind="stable")
         with atomic_file(log) as temporary:
             table.to_csv(temporary, index=False)
+        return table
+
+    for number, (trial, fields) in enumerate(tried):
+        changed = {name: _text(fields.get(name)) for name in space(method, dataset)}
+        seeds = {"seeds": 1} if dataset in FINALISTS else {}
+        rows.append({"trial": number, **changed, **seeds, **_judged([store.run(trial)])})
+        table = write()
+    for number in table["trial"][: FINALISTS.get(dataset, 0)]:
+        trial, _ = tried[number]
+        again = [store.run(replace(trial, seed=seed)) for seed in range(FINAL_SEEDS)]
+        rows[number] |= {"seeds": FINAL_SEEDS, **_judged(again)}
+        table = write()
     return table
+
+
+def _judged(runs: Sequence[Run]) -> dict[str, object]:
+    """Means over the seeds of one trial, on val."""
+    tables = [run.predictions("val") for run in runs]
+    thresholds = [choose_threshold(val) for val in tables]
+    found = [evaluate(v, threshold=t) for v, t in zip(tables, thresholds, strict=True)]
+    rates = {
+        name: round(100 * float(np.mean([rate[name] for rate in found])), 2)
+        for name in ("gt_known_loc", "top1_loc", "top1_class")
+    }
+    seconds = round(sum(run.facts["training_seconds"] for run in runs), 1)
+    machine = runs[0].facts["processor"]
+    return {"threshold": thresholds[0], **rates, "seconds": seconds, "machine": machine}
 
 
 def search_summary(dataset: str) -> pd.DataFrame:
