@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from cstn_lib.evaluation.metrics import AreaHistogram, mean_interval
 from cstn_lib.plots import BOX_STYLES
 from cstn_lib.reproduction.areas import WITH, WITHOUT
-from cstn_lib.reproduction.claims import (
+from cstn_lib.reproduction.comparison import MISSES
+from cstn_lib.reproduction.rules import (
     HOLDS,
     HOLDS_IN_PART,
     HOLDS_NOT,
@@ -22,7 +23,6 @@ from cstn_lib.reproduction.claims import (
     UNDECIDED,
     Verdict,
 )
-from cstn_lib.reproduction.comparison import MISSES
 
 _PAPER = {
     "marker": "D",
