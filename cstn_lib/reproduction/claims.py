@@ -55,7 +55,7 @@ from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import (
     METHODS,
     METRICS,
-    centred_square_loc,
+    centred_square_hits,
     five_box_hits,
     runs_of,
 )
@@ -134,7 +134,7 @@ def transform(of: Evidence) -> Finding:
         [Measured("with less without transform", mean_points(gain), paper)],
         f"it rescues {share(gain > 0):.1f} % of the images and spoils {share(gain < 0):.1f} %; "
         f"GT-Known {of.rate('cstn'):.1f} %, the location's mean box {habit:.1f} %, a centred "
-        f"square {100 * centred_square_loc(runs[0]):.1f} %",
+        f"square {share(centred_square_hits(runs[0])):.1f} %",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from cstn_lib.evaluation.metrics import AreaHistogram
+from cstn_lib.reproduction.areas import FIGURE_6_PANELS, figure_6, figure_8
 from cstn_lib.reproduction.claims import CLAIMS, DATASETS
 from cstn_lib.reproduction.experiments import (
     EQUATION_4,
@@ -19,7 +20,6 @@ from cstn_lib.reproduction.experiments import (
     collapse_names,
     seeded_experiments,
 )
-from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6, figure_8
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import (
     CONTROLS,
