@@ -104,7 +104,6 @@ def reproduce(
     folders = {"data_root": data_root, "runs_dir": runs_dir, "figures_dir": figures_dir}
     given |= {name: _absolute(folder) for name, folder in folders.items()}
     parameters = {name: value for name, value in given.items() if value}
-    batch.check_parameters(parameters)
     show = partial(_show, profile=profile, dataset=dataset, figures_dir=figures_dir)
     batch.reproduce(only or [], parameters, jobs, show)
 

@@ -612,14 +612,29 @@ def claim_experiments(
     """
     if name not in CLAIMS:
         raise unknown_name("claim", name, CLAIMS)
-    claim, chosen = CLAIMS[name], dataset.split(",") if dataset else DATASETS
-    if len(chosen) > len(DATASETS):
-        raise InputError(f"dataset {dataset!r}: expected at most two data sets")
-    places = [chosen[min(DATASETS.index(own), len(chosen) - 1)] for own in claim.datasets]
+    claim, chosen = CLAIMS[name], data_sets(dataset, DATASETS, name)
+    places = dict(zip(DATASETS, chosen, strict=True))
     return {
         data: seeded_experiments(claim.experiments, data, profile, seeds=seeds)
-        for data in dict.fromkeys(places)
+        for data in dict.fromkeys(places[own] for own in claim.datasets)
     }
+
+
+def data_sets(dataset: str, own: Sequence[str], name: str) -> list[str]:
+    """What takes the place of each of the data sets of a claim or result.
+
+    Args:
+        dataset: with commas where there are several; the last one serves for all that follow;
+            ``""``: each itself.
+
+    Raises:
+        InputError: there are more than places.
+    """
+    chosen = dataset.split(",") if dataset else list(own)
+    if len(chosen) > len(own):
+        most = "one data set" if len(own) == 1 else "two data sets"
+        raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
+    return chosen + chosen[-1:] * (len(own) - len(chosen))
 
 
 def judge(

@@ -116,8 +116,9 @@ def fill_pages(project: Path, figures: Path, runs: Sequence[Run]) -> None:
         "photographs": "\n\n".join(filter(None, photographs)),
     }
     fill_markers(project / "REPRODUCTION.md", parts)
-    headlines = verdict_table(figures / "claims.csv", HEADLINES)
-    readme = {"result": result_sentence(figures), "claims": headlines}
+    told = verdicts.drop_duplicates("id").set_index("id").loc[list(HEADLINES)]
+    told = told[["claim", "place", "verdict", "condition"]].set_index("claim")
+    readme = {"result": result_sentence(figures), "claims": markdown_table(told)}
     fill_markers(project / "README.md", readme)
 
 
@@ -141,16 +142,6 @@ def result_sentence(figures: Path) -> str:
         f"{others['plain convolution']:.1f} %, a square in the middle of every image "
         f"{ours['centred square']:.1f} %.{alone}"
     )
-
-
-def verdict_table(path: Path, only: Sequence[str] = ()) -> str:
-    """Claims, on the first data set of each, from ``claims.csv``: for the README.
-
-    Args:
-        only: their ids, in this order.
-    """
-    table = pd.read_csv(path, dtype=str).drop_duplicates("id").set_index("id").loc[list(only)]
-    return markdown_table(table[["claim", "place", "verdict", "condition"]].set_index("claim"))
 
 
 def fill_markers(path: Path, parts: Mapping[str, str]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
 
 from cstn_lib.evaluation.metrics import AreaHistogram
 from cstn_lib.reproduction.areas import FIGURE_6_PANELS, figure_6, figure_8
-from cstn_lib.reproduction.claims import CLAIMS, DATASETS
+from cstn_lib.reproduction.claims import CLAIMS, DATASETS, data_sets
 from cstn_lib.reproduction.experiments import (
     EQUATION_4,
     LAMBDA_STUDY,
@@ -29,7 +28,7 @@ from cstn_lib.reproduction.tables import (
     table_2,
     table_3,
 )
-from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.support.errors import unknown_name
 from cstn_lib.support.project import figures_folder
 
 
@@ -174,13 +173,10 @@ def experiments_of(
     if name not in RESULTS:
         raise unknown_name("result", name, RESULTS)
     result = RESULTS[name]
-    chosen = dataset.split(",") if dataset else list(result.datasets)
-    if len(chosen) > len(result.datasets):
-        most = "one data set" if len(result.datasets) == 1 else f"{len(result.datasets)} data sets"
-        raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
+    chosen = data_sets(dataset, result.datasets, name)
     seeds = 1 if result.one_seed else seeds
     needed = []
-    for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1]):
+    for data, names in zip(chosen, result.experiments, strict=True):
         needed += seeded_experiments(names, data, profile, seeds=seeds)
     if result.mapped:
         needed += seeded_experiments(result.mapped(profile, chosen[0]), chosen[0], profile, seeds=1)
