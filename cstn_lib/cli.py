@@ -327,5 +327,5 @@ def _show(result: str, profile: str, dataset: str, figures_dir: str) -> None:
     elif RESULTS[result].table:  # on end, which fits a terminal: one row per column
         table = pd.read_csv(path, index_col=0).astype(object).T.fillna("")
         print(f"\n{table.to_string(line_width=TERMINAL)}\n\n{path} and .md\n")
-    elif RESULTS[result].panels:
+    elif RESULTS[result].title:  # a figure
         print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")

@@ -91,7 +91,7 @@ def _ahead(of: Evidence, ours: str, theirs: str, metric: str = "top1_loc") -> Me
     "a global STN on the whole small backbone, from a square of 0.65, the best of three on val "
     "and the smallest; it ends below a centred square",
     ("cstn", "stn"),
-    DATASETS,
+    datasets=DATASETS,
 )
 def ahead_of_stn(of: Evidence) -> Finding:
     return weigh(
@@ -123,7 +123,7 @@ def ahead_of_deformable(of: Evidence) -> Finding:
     "votes that mean a place; levels that also learn the class by themselves; windows that "
     "start late and learn slowly",
     ("cstn",),
-    DATASETS,
+    datasets=DATASETS,
 )
 def transform(of: Evidence) -> Finding:
     runs = of.runs["cstn"]
@@ -473,7 +473,7 @@ def recall(of: Evidence) -> Finding:
     "above 0; in part: some.",
     "sizes as spread as ImageNet's; windows chosen on this data set's val",
     ("cstn", "cam", "has", "acol", "spg", "adl"),
-    (IMAGENET,),
+    datasets=(IMAGENET,),
 )
 def behind_cams(of: Evidence) -> Finding:
     leads = [_ahead(of, rival, "CSTN", "gt_known_loc").here.mean for rival in MAPS]
@@ -489,7 +489,7 @@ def behind_cams(of: Evidence) -> Finding:
     f"within {MATTERS:g} points of 0; in part: one.",
     "five tries against one; Table V has CAM at five thresholds, too",
     ("cstn", "spg", "adl"),
-    (IMAGENET,),
+    datasets=(IMAGENET,),
 )
 def top5_comparable(of: Evidence) -> Finding:
     return _top5_ahead(of, "SPG", "ADL", within=MATTERS)
@@ -503,7 +503,7 @@ def top5_comparable(of: Evidence) -> Finding:
     "of their difference lies above 0.",
     "a threshold chosen on val for all sizes at once",
     ("cstn", "cam"),
-    (IMAGENET,),
+    datasets=(IMAGENET,),
 )
 def cam_less_sensitive(of: Evidence) -> Finding:
     lead = hit_difference(of.runs["cstn"], of.runs["cam"], "gt_known_loc")
@@ -525,7 +525,7 @@ def cam_less_sensitive(of: Evidence) -> Finding:
     "of the images with the smallest objects: both whole intervals; in part: one.",
     "objects below half of the smallest window have no right box unless it shrinks",
     ("cstn",),
-    (IMAGENET,),
+    datasets=(IMAGENET,),
 )
 def small_missed(of: Evidence) -> Finding:
     known, anywhere, sizes = of.hits("cstn"), of.hits("cstn", "any_box"), of.sizes()
@@ -553,7 +553,7 @@ def small_missed(of: Evidence) -> Finding:
     "smallest; in part: one of the two.",
     "the coarse window is nearer to large objects than the fine one to small ones",
     ("cstn",),
-    (IMAGENET,),
+    datasets=(IMAGENET,),
 )
 def large_favoured(of: Evidence) -> Finding:
     known = of.hits("cstn")
@@ -580,7 +580,7 @@ def large_favoured(of: Evidence) -> Finding:
     "another level's own best box is right, less one half: the whole interval above 0.",
     "of the few large objects that are missed; levels' own best boxes, one by one",
     ("cstn",),
-    (IMAGENET,),
+    datasets=(IMAGENET,),
 )
 def wrong_level(of: Evidence) -> Finding:
     sizes = of.sizes()

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cstn_lib.evaluation.metrics import AreaHistogram
-from cstn_lib.reproduction.areas import FIGURE_6_PANELS, figure_6, figure_8
+from cstn_lib.reproduction.areas import FIGURE_6_PANELS
 from cstn_lib.reproduction.claims import CLAIMS, DATASETS, data_sets
 from cstn_lib.reproduction.experiments import (
     EQUATION_4,
@@ -43,7 +42,6 @@ class Result:
         title: heads the result on pages; ``""`` for what is in no page.
         table: of a table: makes it from the finished runs.
         columns: of a table: ours that a page shows, each beside the paper's. The CSV has more.
-        panels: of a histogram figure: its counts from the finished runs, by panel.
         one_seed: whether it trains one seed alone: a lesson.
         mapped: by profile and data set, names of which one seed is trained besides.
     """
@@ -54,7 +52,6 @@ class Result:
     title: str = ""
     table: Callable[[Sequence[Run]], pd.DataFrame] | None = None
     columns: tuple[str, ...] = ()
-    panels: Callable[[Sequence[Run]], dict[str, AreaHistogram]] | None = None
     one_seed: bool = False
     mapped: Callable[[str, str], Sequence[str]] | None = None
 
@@ -134,14 +131,12 @@ RESULTS = {
         (_CUB,),
         (tuple(FIGURE_6_PANELS.values()),),
         title="Figure 6: which level finds objects of which size",
-        panels=figure_6,
     ),
     "figure-8": Result(
         "13_figure_8",
         (_ILSVRC,),
         (("cstn",),),
         title="Figure 8: objects of every size",
-        panels=figure_8,
     ),
     "figures-2-5-7-9": Result(
         "14_qualitative_figures", DATASETS, (("cstn", "cstn-lambda-0"), ("cstn",))

@@ -59,6 +59,7 @@ class Finding(NamedTuple):
 
 
 Row = str | float
+"""Of one of the paper's tables: a method, a panel, a lambda."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,7 @@ class Evidence:
         """The paper's number; None where it has none about this data set."""
         return printed_about(self.stands_for).get(row, {}).get(column)
 
-    def paper(
-        self, ours: str | float, theirs: str | float, column: str = "Top-1 Loc"
-    ) -> float | None:
+    def paper(self, ours: Row, theirs: Row, column: str = "Top-1 Loc") -> float | None:
         """The difference of two printed numbers, or None."""
         one, other = self.printed(ours, column), self.printed(theirs, column)
         return None if one is None or other is None else one - other
@@ -163,19 +162,15 @@ DATASETS = CUB, IMAGENET = ("birds-cub", "birds-ilsvrc")
 """The data sets that take the places of the paper's two."""
 
 
-def claim(
-    text: str,
-    place: str,
-    rule: str,
-    condition: str,
-    experiments: tuple[str, ...],
-    datasets: tuple[str, ...] = (CUB,),
-) -> Callable[[Decide], Decide]:
-    """Enter the function below in `CLAIMS`, under its name with ``-`` for ``_``."""
+def claim(*fields: object, datasets: tuple[str, ...] = (CUB,)) -> Callable[[Decide], Decide]:
+    """Enter the function below in `CLAIMS`, under its name with ``-`` for ``_``.
+
+    Args:
+        fields: of `Claim`, from `text` to `experiments`.
+    """
 
     def enter(decide: Decide) -> Decide:
-        name = decide.__name__.replace("_", "-")
-        CLAIMS[name] = Claim(text, place, rule, condition, experiments, datasets, decide)
+        CLAIMS[decide.__name__.replace("_", "-")] = Claim(*fields, datasets, decide)
         return decide
 
     return enter
