@@ -104,7 +104,6 @@ def reproduce(
     folders = {"data_root": data_root, "runs_dir": runs_dir, "figures_dir": figures_dir}
     given |= {name: _absolute(folder) for name, folder in folders.items()}
     parameters = {name: value for name, value in given.items() if value}
-    batch.check_parameters(parameters)
     show = partial(_show, profile=profile, dataset=dataset, figures_dir=figures_dir)
     batch.reproduce(only or [], parameters, jobs, show)
 
@@ -328,5 +327,5 @@ def _show(result: str, profile: str, dataset: str, figures_dir: str) -> None:
     elif RESULTS[result].table:  # on end, which fits a terminal: one row per column
         table = pd.read_csv(path, index_col=0).astype(object).T.fillna("")
         print(f"\n{table.to_string(line_width=TERMINAL)}\n\n{path} and .md\n")
-    elif RESULTS[result].panels:
+    elif RESULTS[result].title:  # a figure
         print(f"\n{path.with_suffix('.png')}, .svg and .csv\n")

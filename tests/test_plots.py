@@ -27,7 +27,7 @@ from cstn_lib import plots
 from cstn_lib.evaluation.metrics import AreaHistogram, Interval
 from cstn_lib.reproduction import charts
 from cstn_lib.reproduction.areas import WITH, WITHOUT
-from cstn_lib.reproduction.claims import (
+from cstn_lib.reproduction.rules import (
     CLAIMS,
     HOLDS,
     HOLDS_NOT,

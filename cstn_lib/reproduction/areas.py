@@ -19,7 +19,9 @@ from cstn_lib.evaluation import metrics
 from cstn_lib.evaluation.boxes import BoxList, best_iou, box_area
 from cstn_lib.evaluation.predictions import array
 from cstn_lib.reproduction.comparison import object_areas, stacked_hits
+from cstn_lib.reproduction.paper import FIGURE_6
 from cstn_lib.reproduction.runs import Run
+from cstn_lib.reproduction.tables import required_runs
 from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import user_path
 
@@ -61,6 +63,25 @@ def counts_by_area(runs: Sequence[Run], bins: int = 10) -> metrics.AreaHistogram
         share = stacked_hits(runs, "top1_loc", transform=transform).mean(axis=0)
         localized[name] = np.histogram(areas, edges, weights=share)[0]
     return metrics.AreaHistogram(edges, np.histogram(areas, edges)[0], localized)
+
+
+FIGURE_6_PANELS = dict(zip(FIGURE_6, ("cstn-level-4", "cstn-level-5", "cstn"), strict=True))
+"""The experiment behind each panel: only one level votes, or both."""
+
+
+def figure_6(runs: Sequence[Run]) -> dict[str, metrics.AreaHistogram]:
+    """The counts of Figure 6, panel by panel; seeds are averaged.
+
+    Raises:
+        InputError: an experiment of `FIGURE_6_PANELS` is missing, or there are several data sets.
+    """
+    groups = required_runs(runs, tuple(FIGURE_6_PANELS.values()))
+    return {panel: counts_by_area(groups[name]) for panel, name in FIGURE_6_PANELS.items()}
+
+
+def figure_8(runs: Sequence[Run]) -> dict[str, metrics.AreaHistogram]:
+    """The counts of Figure 8: one panel, named after the data set; seeds are averaged."""
+    return {runs[0].experiment.data.name: counts_by_area(runs)}
 
 
 def counts_table(panels: Mapping[str, metrics.AreaHistogram]) -> pd.DataFrame:

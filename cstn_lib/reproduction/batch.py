@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import cstn_lib
-from cstn_lib.data import DATASETS
-from cstn_lib.reproduction.experiments import Experiment, profile_named, seeded_experiments
+from cstn_lib.reproduction.experiments import Experiment, seeded_experiments
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run, RunStore
@@ -59,6 +58,9 @@ def reproduce(
         InputError: a name is unknown, or a training or a notebook met an error.
     """
     names = chosen_notebooks(only)
+    root = user_path(parameters.get("data_root"))
+    if root is not None and not root.exists():
+        raise InputError(f"{root}: no such data root; expected the folder or zip of the data set")
     # training and report work where papermill is not installed
     if importlib.util.find_spec("papermill") is None:
         raise InputError("papermill: not installed; expected, to run notebooks")
@@ -70,7 +72,7 @@ def reproduce(
     trainings: dict[Experiment, Job] = {}
     listed: list[Job] = []
     for name in sorted(names, key=lambda name: name != RESULTS["table-1"].notebook):
-        needs, asked = [], asked_for([name], parameters)
+        needs, asked = [], needed_experiments([name], **parameters)
         for experiment in asked:
             if experiment not in opened:
                 run = opened[experiment] = store.open(experiment)
@@ -89,12 +91,6 @@ def reproduce(
     return [_executed(name, parameters) for name in names]
 
 
-def asked_for(notebooks: Sequence[str], parameters: dict[str, object]) -> list[Experiment]:
-    """`needed_experiments` of notebooks with these parameters of theirs."""
-    names = ("profile", "dataset", "seeds", "data_root")
-    return needed_experiments(notebooks, **{n: parameters[n] for n in names if n in parameters})
-
-
 def needed_experiments(
     notebooks: Sequence[str],
     profile: str,
@@ -102,6 +98,7 @@ def needed_experiments(
     dataset: str = "",
     seeds: int = 0,
     data_root: object = None,
+    **others: object,
 ) -> list[Experiment]:
     """Every training whose predictions these notebooks read, each once, in their order.
 
@@ -109,6 +106,7 @@ def needed_experiments(
         notebooks: names from `NOTEBOOKS`.
         profile, dataset, seeds: see `experiments_of`, and there for errors.
         data_root: folder or archive of a data set that is read; notebook 05 then trains on it, too.
+        others: parameters of the notebooks on which no training depends.
     """
     found: list[Experiment] = []
     for name, result in RESULTS.items():
@@ -117,22 +115,6 @@ def needed_experiments(
             if name == "training" and data_root and dataset in ("", *result.datasets, PHOTOS):
                 found += seeded_experiments(["cstn"], PHOTOS, profile, seeds=seeds)
     return list(dict.fromkeys(found))
-
-
-def check_parameters(parameters: dict[str, object]) -> None:
-    """Refuse unknown names before the first notebook starts.
-
-    Raises:
-        InputError: a profile, data set or device is unknown, or a data root does not exist.
-    """
-    profile_named(str(parameters["profile"]))
-    for dataset in str(parameters.get("dataset", "")).split(","):
-        if dataset and dataset not in DATASETS:
-            raise unknown_name("dataset", dataset, DATASETS)
-    resolve_device(parameters.get("device"))
-    root = user_path(parameters.get("data_root"))
-    if root is not None and not root.exists():
-        raise InputError(f"{root}: no such data root; expected the folder or zip of the data set")
 
 
 def chosen_notebooks(only: Sequence[str]) -> list[str]:
@@ -213,8 +195,8 @@ def _is_current(name: str, parameters: dict[str, object], runs: Sequence[Run]) -
     made_of += Path(cstn_lib.__file__).parent.rglob("*.py")
     made_of += [run.folder / "run.json" for run in runs]
     if not RESULTS[result].one_seed:  # its files are still there
-        where = {n: parameters[n] for n in ("dataset", "figures_dir") if n in parameters}
-        made_of.append(result_file(result, str(parameters["profile"]), **where))
+        where = (parameters.get(name, "") for name in ("profile", "dataset", "figures_dir"))
+        made_of.append(result_file(result, *where))
     try:
         executed = json.loads(output.read_text(encoding="utf-8"))["metadata"]["papermill"]
         newest = max(path.stat().st_mtime for path in made_of)

@@ -1,8 +1,12 @@
-"""Charts of results: methods, sizes, misses and verdicts, in the style of `cstn_lib.plots`."""
+"""Charts of results: methods, sizes, misses and verdicts, in the style of `cstn_lib.plots`.
+
+Slow to import: commands that draw nothing do without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,9 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cstn_lib.evaluation.metrics import AreaHistogram, mean_interval
-from cstn_lib.plots import BOX_STYLES
-from cstn_lib.reproduction.areas import WITH, WITHOUT
-from cstn_lib.reproduction.claims import (
+from cstn_lib.plots import BOX_STYLES, save_figure, use_style
+from cstn_lib.reproduction.areas import WITH, WITHOUT, counts_table, figure_6, figure_8
+from cstn_lib.reproduction.claims import claims_table
+from cstn_lib.reproduction.comparison import MISSES
+from cstn_lib.reproduction.paper import FIGURE_6, STANDS_FOR
+from cstn_lib.reproduction.rules import (
     HOLDS,
     HOLDS_IN_PART,
     HOLDS_NOT,
@@ -22,7 +29,9 @@ from cstn_lib.reproduction.claims import (
     UNDECIDED,
     Verdict,
 )
-from cstn_lib.reproduction.comparison import MISSES
+from cstn_lib.reproduction.runs import Run
+from cstn_lib.reproduction.tables import save_table_files
+from cstn_lib.support.atomic import atomic_file
 
 _PAPER = {
     "marker": "D",
@@ -228,6 +237,33 @@ def draw_rates(ax: Axes, rates: pd.DataFrame, label: str, marker: str, **style: 
     look = {"capsize": 2, "linewidth": 1.5, "elinewidth": 0.8, "markersize": 5, **style}
     ax.errorbar(area, rate, yerr=below_above, label=label, marker=marker, **look)
     ax.set(xlabel="area of the object [% of the image]", ylim=(-2, 102))
+
+
+def save_figure_files(name: str, runs: Sequence[Run], folder: Path) -> Figure:
+    """Draw Figure 6 or 8 and write it as ``.svg`` and ``.png``, its counts as ``.csv``.
+
+    Args:
+        name: ``"figure-6"`` or ``"figure-8"``; its files are called ``figure_6`` or ``figure_8``.
+        runs: those that it needs (`cstn_lib.reproduction.results.experiments_of`), finished.
+    """
+    panels = {"figure-6": figure_6, "figure-8": figure_8}[name](runs)
+    is_cub = STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
+    stem = name.replace("-", "_")
+    use_style()
+    figure = plot_area_panels(panels, FIGURE_6 if is_cub and name == "figure-6" else {})
+    save_figure(figure, folder, stem)
+    with atomic_file(folder / f"{stem}.csv") as temporary:
+        counts_table(panels).to_csv(temporary)
+    return figure
+
+
+def save_claims_files(verdicts: Sequence[Verdict], folder: Path) -> Figure:
+    """Write the verdicts as ``claims.csv`` and ``.md``, their picture as ``.svg`` and ``.png``."""
+    save_table_files(claims_table(verdicts), folder, "claims")
+    use_style()
+    figure = plot_claims(verdicts)
+    save_figure(figure, folder, "claims")
+    return figure
 
 
 def _legend_below(figure: Figure, ax: Axes, columns: int, **style: object) -> None:

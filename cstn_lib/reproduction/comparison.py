@@ -39,9 +39,10 @@ def differing_settings(by_method: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     return table[table.nunique(axis=1) > 1].drop(index=told, errors="ignore")
 
 
-def hits_on_test(run: Run) -> pd.DataFrame:
+def hits_on_test(run: Run, *, transform: bool = True) -> pd.DataFrame:
     """`evaluation.metrics.hits` on test; score maps at the threshold that is best on their val."""
-    return hits(run.predictions(), threshold=choose_threshold(run.predictions("val")))
+    threshold = choose_threshold(run.predictions("val"))
+    return hits(run.predictions(), transform=transform, threshold=threshold)
 
 
 def gt_known_boxes(run: Run) -> np.ndarray:
@@ -61,9 +62,7 @@ def hit_difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> n
         ours, theirs: see `common_seeds`.
         metric: a column of `cstn_lib.evaluation.metrics.hits`.
     """
-    pairs = common_seeds(ours, theirs)
-    right = [np.stack([hits_on_test(run)[metric] for run in runs]) for runs in pairs]
-    return right[0].astype(int) - right[1]
+    return np.subtract(*(stacked_hits(runs, metric) for runs in common_seeds(ours, theirs)))
 
 
 def common_seeds(*groups: Sequence[Run]) -> list[Sequence[Run]]:
@@ -74,13 +73,13 @@ def common_seeds(*groups: Sequence[Run]) -> list[Sequence[Run]]:
 
 
 def stacked_hits(runs: Sequence[Run], metric: str, *, transform: bool = True) -> np.ndarray:
-    """(seeds, n) 0 or 1: which test images are right, see `cstn_lib.evaluation.metrics.hits`.
+    """(seeds, n) 0 or 1: which test images are right, see `hits_on_test`.
 
     Args:
         metric: a column of it.
         transform: False judges the default boxes.
     """
-    every = [hits(run.predictions(), transform=transform)[metric] for run in runs]
+    every = [hits_on_test(run, transform=transform)[metric] for run in runs]
     return np.stack(every).astype(int)
 
 

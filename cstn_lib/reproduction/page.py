@@ -15,7 +15,6 @@ import pandas as pd
 
 from cstn_lib.data import READERS
 from cstn_lib.reproduction import claims
-from cstn_lib.reproduction.figures import save_claims_files, save_figure_files
 from cstn_lib.reproduction.results import RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run, RunStore
 from cstn_lib.reproduction.tables import markdown_table, runs_of, save_table_files, with_intervals
@@ -51,6 +50,8 @@ def publish(
     Raises:
         InputError: no result has all of its runs.
     """
+    from cstn_lib.reproduction import charts  # slow to import, and `fill_pages` draws nothing
+
     left_out, finished = [], {}
     for name, result in PUBLISHED.items():
         if dataset.count(",") >= len(result.datasets):
@@ -69,7 +70,7 @@ def publish(
         if result.table:
             save_table_files(result.table(runs), path.parent, path.stem)
         else:
-            save_figure_files(name, runs, path.parent)
+            charts.save_figure_files(name, runs, path.parent)
         show(name)
     if not finished:
         raise InputError(
@@ -79,7 +80,7 @@ def publish(
     verdicts = claims.judge(store.open, profile, dataset=dataset, seeds=seeds)
     figures = result_file("claims", profile, dataset, figures_dir).parent
     if any(verdict.verdict != claims.NOT_TESTED for verdict in verdicts):
-        save_claims_files(verdicts, figures)
+        charts.save_claims_files(verdicts, figures)
         show("claims")
     for line in left_out:
         print(f"not written: {line}")
@@ -115,8 +116,9 @@ def fill_pages(project: Path, figures: Path, runs: Sequence[Run]) -> None:
         "photographs": "\n\n".join(filter(None, photographs)),
     }
     fill_markers(project / "REPRODUCTION.md", parts)
-    headlines = verdict_table(figures / "claims.csv", HEADLINES)
-    readme = {"result": result_sentence(figures), "claims": headlines}
+    told = verdicts.drop_duplicates("id").set_index("id").loc[list(HEADLINES)]
+    told = told[["claim", "place", "verdict", "condition"]].set_index("claim")
+    readme = {"result": result_sentence(figures), "claims": markdown_table(told)}
     fill_markers(project / "README.md", readme)
 
 
@@ -140,16 +142,6 @@ def result_sentence(figures: Path) -> str:
         f"{others['plain convolution']:.1f} %, a square in the middle of every image "
         f"{ours['centred square']:.1f} %.{alone}"
     )
-
-
-def verdict_table(path: Path, only: Sequence[str] = ()) -> str:
-    """Claims, on the first data set of each, from ``claims.csv``: for the README.
-
-    Args:
-        only: their ids, in this order.
-    """
-    table = pd.read_csv(path, dtype=str).drop_duplicates("id").set_index("id").loc[list(only)]
-    return markdown_table(table[["claim", "place", "verdict", "condition"]].set_index("claim"))
 
 
 def fill_markers(path: Path, parts: Mapping[str, str]) -> None:

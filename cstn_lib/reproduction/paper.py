@@ -75,3 +75,16 @@ FIGURE_6 = {"level 4": 37.78, "level 5": 42.91, "levels 4 and 5": 48.43}
 
 FIGURE_6_AREAS = (6141, 101123)
 """The range that the ten bins divide in the authors' public code, in px² of 320² pixels."""
+
+
+def printed_about(dataset: str) -> dict[str | float, dict[str, float | None]]:
+    """Every number above about one data set of the paper, by row and column; empty for others."""
+    if dataset not in TABLE_1:
+        return {}
+    rows = {row: {"Top-1 Loc": value} for row, value in TABLE_1[dataset].items()}
+    methods = {"CUB-200-2011": TABLE_4, "ImageNet": TABLE_5}[dataset]
+    rows |= {row: dict(zip(TABLE_COLUMNS, cells, strict=True)) for row, cells in methods.items()}
+    if dataset == "CUB-200-2011":
+        rows |= TABLE_2 | TABLE_3 | {"any box": {"recall": RECALL}}
+        rows |= {panel: {"Top-1 Loc": value} for panel, value in FIGURE_6.items()}
+    return rows

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
 
-from cstn_lib.evaluation.metrics import AreaHistogram
-from cstn_lib.reproduction.claims import CLAIMS, DATASETS
+from cstn_lib.reproduction.areas import FIGURE_6_PANELS
+from cstn_lib.reproduction.claims import CLAIMS, DATASETS, data_sets
 from cstn_lib.reproduction.experiments import (
     EQUATION_4,
     LAMBDA_STUDY,
@@ -20,7 +19,6 @@ from cstn_lib.reproduction.experiments import (
     collapse_names,
     seeded_experiments,
 )
-from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6, figure_8
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import (
     CONTROLS,
@@ -30,7 +28,7 @@ from cstn_lib.reproduction.tables import (
     table_2,
     table_3,
 )
-from cstn_lib.support.errors import InputError, unknown_name
+from cstn_lib.support.errors import unknown_name
 from cstn_lib.support.project import figures_folder
 
 
@@ -45,7 +43,6 @@ class Result:
         title: heads the result on pages; ``""`` for what is in no page.
         table: of a table: makes it from the finished runs.
         columns: of a table: ours that a page shows, each beside the paper's. The CSV has more.
-        panels: of a histogram figure: its counts from the finished runs, by panel.
         one_seed: whether it trains one seed alone: a lesson.
         mapped: by profile and data set, names of which one seed is trained besides.
     """
@@ -56,7 +53,6 @@ class Result:
     title: str = ""
     table: Callable[[Sequence[Run]], pd.DataFrame] | None = None
     columns: tuple[str, ...] = ()
-    panels: Callable[[Sequence[Run]], dict[str, AreaHistogram]] | None = None
     one_seed: bool = False
     mapped: Callable[[str, str], Sequence[str]] | None = None
 
@@ -138,14 +134,12 @@ RESULTS = {
         (_CUB,),
         (tuple(FIGURE_6_PANELS.values()),),
         title="Figure 6: which level finds objects of which size",
-        panels=figure_6,
     ),
     "figure-8": Result(
         "13_figure_8",
         (_ILSVRC,),
         (("cstn",),),
         title="Figure 8: objects of every size",
-        panels=figure_8,
     ),
     "figures-2-5-7-9": Result(
         "14_qualitative_figures", DATASETS, (("cstn", "cstn-lambda-0"), ("cstn",))
@@ -177,13 +171,10 @@ def experiments_of(
     if name not in RESULTS:
         raise unknown_name("result", name, RESULTS)
     result = RESULTS[name]
-    chosen = dataset.split(",") if dataset else list(result.datasets)
-    if len(chosen) > len(result.datasets):
-        most = "one data set" if len(result.datasets) == 1 else f"{len(result.datasets)} data sets"
-        raise InputError(f"dataset {dataset!r}: expected at most {most} for {name}")
+    chosen = data_sets(dataset, result.datasets, name)
     seeds = 1 if result.one_seed else seeds
     needed = []
-    for data, names in zip_longest(chosen, result.experiments, fillvalue=chosen[-1]):
+    for data, names in zip(chosen, result.experiments, strict=True):
         needed += seeded_experiments(names, data, profile, seeds=seeds)
     if result.mapped:
         needed += seeded_experiments(result.mapped(profile, chosen[0]), chosen[0], profile, seeds=1)

@@ -8,7 +8,7 @@ needs is in `cstn_lib.reproduction.results`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -99,14 +99,10 @@ def table_1(runs: Sequence[Run]) -> pd.DataFrame:
             "Top-1 Class": moved["Top-1 Class"],
             **control_hits(same),
         }
-        published = paper.TABLE_1.get(paper.STANDS_FOR.get(dataset, ""), {})
-        rows[dataset] = {
-            "seeds": len(same),
-            **percentages(values),
-            "paper: data set": paper.STANDS_FOR.get(dataset, ""),
-        }
+        rows[dataset] = _row(values) | {"paper: data set": paper.STANDS_FOR.get(dataset, "")}
         for name in ("without transform", "with transform"):
-            rows[dataset][f"paper: Top-1 Loc {name}"] = published.get(name)
+            printed = _printed(same).get(name, {}).get("Top-1 Loc")
+            rows[dataset][f"paper: Top-1 Loc {name}"] = printed
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("data set")
 
 
@@ -125,7 +121,6 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
         InputError: one of them is missing, or there are several data sets.
     """
     groups = required_runs(runs, ("plain", "cstn"))
-    columns = ("Top-1 Class", "Top-1 Loc")
     without, with_stn = paper.TABLE_2
     cstn = groups["cstn"]
     itself = [run for run in cstn if not run.experiment.training.level_weight]
@@ -137,8 +132,9 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
         **({f"{with_stn}, Eq. 4 alone": _judged(alone)} if alone else {}),
         **{name: {"GT-Known Loc": hits} for name, hits in control_hits(cstn).items()},
     }
+    columns = ("Top-1 Class", "Top-1 Loc")
     rows = {name: _row(values, (*columns, "GT-Known Loc")) for name, values in measured.items()}
-    return _table(rows, "type", runs, paper.TABLE_2 if _is_cub(runs) else {}, columns)
+    return _table(rows, "type", runs, columns)
 
 
 def table_3(runs: Sequence[Run]) -> pd.DataFrame:
@@ -164,16 +160,18 @@ def table_3(runs: Sequence[Run]) -> pd.DataFrame:
         if name in groups or not stands & {weight, authors_weight(weight)}
     ]
     groups = required_runs(runs, ("cstn", *steps))
-    rows, published = {}, {}
+    rows, published, numbers = {}, {}, _printed(runs)
     for group in groups.values():
         weight = group[0].experiment.training.lambda_theta
         rows[weight] = _row(_judged(group), ("Top-1 Loc", "GT-Known Loc", "Top-1 Class"))
-        printed = _printed_lambda(weight) if _is_cub(runs) else None
-        if printed is not None:
-            steps = {"lambda as printed": printed, "lambda per example": authors_weight(printed)}
-            published[weight] = steps | paper.TABLE_3[printed]
+        for printed in paper.TABLE_3:
+            theirs = authors_weight(printed)
+            meets = theirs == weight or theirs / 2 < weight < 2 * theirs
+            if meets and printed in numbers:
+                steps = {"lambda as printed": printed, "lambda per example": theirs}
+                published[weight] = steps | numbers[printed]
     columns = ("lambda as printed", "lambda per example", "Top-1 Loc", "Top-1 Class")
-    return _table(dict(sorted(rows.items())), "lambda", runs, published, columns)
+    return _table(dict(sorted(rows.items())), "lambda", runs, columns, published)
 
 
 def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -193,50 +191,21 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         InputError: one of them is missing, or there are several data sets.
     """
-    groups = required_runs(runs, tuple(METHODS.values()))
-    measured = {name: _compared(groups[experiment]) for name, experiment in METHODS.items()}
-    for name, tables in _fused(groups["cstn"]).items():
-        measured[name] = _columns([metrics.hits(table) for table in tables])
-        measured[name].pop("Top-5 box Loc")
-        measured[name]["MaxBoxAccV2"] = [metrics.max_box_acc_v2(table) for table in tables]
-    measured |= {
-        name: {"GT-Known Loc": known}
-        for name, known in comparison_hits(runs).items()
-        if name not in measured
-    }
-    stands_for = paper.STANDS_FOR.get(runs[0].experiment.data.name, "")
-    published = {"CUB-200-2011": paper.TABLE_4, "ImageNet": paper.TABLE_5}.get(stands_for, {})
-    rows = {}
-    for name in COMPARISON_ROWS:
-        values, group = measured[name], groups.get(METHODS.get(name, ""), [])
+    groups, rows = runs_of(runs), {}
+    for name, values in _compared(runs).items():
+        group = groups.get(METHODS.get(name, ""), [])
+        chosen = [metrics.choose_threshold(run.predictions("val")) for run in group]
         rows[name] = {
-            "seeds": len(values["GT-Known Loc"]),
-            **percentages({c: values.get(c, []) for c in COMPARISON_COLUMNS}),
-            "threshold": _mean([100 * t for t in _thresholds(group)], 1),
-            "training seconds": _mean([run.facts["training_seconds"] for run in group], 1),
+            **_row(values, COMPARISON_COLUMNS),
+            "threshold": _mean([100 * threshold for threshold in chosen if threshold is not None]),
+            "training seconds": _mean([run.facts["training_seconds"] for run in group]),
         }
-    return _table(rows, "method", runs, published, paper.TABLE_COLUMNS)
+    return _table(rows, "method", runs, paper.TABLE_COLUMNS)
 
 
-def comparison_hits(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
+def comparison_hits(runs: Sequence[Run]) -> dict[str, Sequence[np.ndarray]]:
     """GT-Known hits behind each row of `comparison_table`: one (n,) boolean array per seed."""
-    groups = required_runs(runs, tuple(METHODS.values()))
-
-    def column(experiment: str, metric: str) -> list[np.ndarray]:
-        return [hits_on_test(run)[metric].to_numpy() for run in groups[experiment]]
-
-    found = {name: column(experiment, "gt_known_loc") for name, experiment in METHODS.items()}
-    found[TOP_5] = column("cstn", "top5_box_loc")
-    for name, tables in _fused(groups["cstn"]).items():
-        found[name] = [metrics.hits(table)["gt_known_loc"].to_numpy() for table in tables]
-    found |= control_hits(groups["cstn"])
-    found[FIVE_BOXES] = [five_box_hits(groups["cstn"][0])]
-    found[FIVE_THRESHOLDS] = [
-        metrics.threshold_hits(run.predictions())[:, tries].any(axis=1)
-        for run in groups["cam"]
-        for tries in [controls.five_thresholds(run.predictions("val"))]
-    ]
-    return {name: found[name] for name in COMPARISON_ROWS}
+    return {name: values["GT-Known Loc"] for name, values in _compared(runs).items()}
 
 
 def runs_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -278,11 +247,6 @@ def centred_square_hits(run: Run) -> np.ndarray:
     side = controls.best_centred_square(metrics.ground_truth(run.predictions("val")))
     truth = metrics.ground_truth(run.predictions())
     return controls.fixed_hits(controls.centred_square(side)[None], truth)
-
-
-def centred_square_loc(run: Run) -> float:
-    """GT-Known Loc of that square, in [0, 1]."""
-    return float(centred_square_hits(run).mean())
 
 
 def five_box_hits(run: Run) -> np.ndarray:
@@ -350,49 +314,55 @@ def _cell_html(value: object) -> str:
     return left.format(escape(value))
 
 
-Right = Sequence[np.ndarray]
-"""(n,) per seed: whether each test image is right."""
+Hits = Mapping[str, Sequence[np.ndarray]]
+"""By column, for each seed (n,): whether each test image is right."""
 
 
-def _columns(found: Sequence[pd.DataFrame]) -> dict[str, Right]:
-    """What is right in each column of `METRICS`."""
-    return {name: [one[metric].to_numpy() for one in found] for name, metric in METRICS.items()}
+def _columns(found: Iterable[pd.DataFrame]) -> dict[str, list[np.ndarray]]:
+    """Of tables of `metrics.hits`, one per seed, the columns of `METRICS`."""
+    seeds = list(found)
+    return {name: [one[metric].to_numpy() for one in seeds] for name, metric in METRICS.items()}
 
 
-def _judged(runs: Sequence[Run], *, transform: bool = True) -> dict[str, Right]:
-    return _columns([metrics.hits(run.predictions(), transform=transform) for run in runs])
+def _judged(runs: Sequence[Run], *, transform: bool = True) -> Hits:
+    return _columns(metrics.hits(run.predictions(), transform=transform) for run in runs)
 
 
-def _row(values: Mapping[str, Right], columns: Sequence[str]) -> dict[str, float]:
-    seeds = len(next(iter(values.values())))
-    return {"seeds": seeds} | percentages({name: values.get(name, []) for name in columns})
-
-
-def _fused(runs: Sequence[Run]) -> dict[str, list[pd.DataFrame]]:
-    """Predictions of CSTN on test with one box from all votes: of the image, and of three views."""
-    return {
-        FUSED: [metrics.by_fusion(run.predictions()) for run in runs],
-        VIEWS: [run.predictions(views=True) for run in runs],
+def _compared(runs: Sequence[Run]) -> dict[str, Hits]:
+    """What is right in each row of `comparison_table`, in the columns that the row can have."""
+    groups = required_runs(runs, tuple(METHODS.values()))
+    cstn = groups["cstn"]
+    tables = {name: [run.predictions() for run in groups[e]] for name, e in METHODS.items()}
+    tables[FUSED] = [metrics.by_fusion(table) for table in tables["CSTN"]]
+    tables[VIEWS] = [run.predictions(views=True) for run in cstn]
+    rows: dict[str, Hits] = {}
+    for name, some in tables.items():
+        fixed = _columns(map(metrics.hits, some))
+        rows[name] = fixed | {"MaxBoxAccV2": [metrics.max_box_acc_v2(table) for table in some]}
+        if "threshold_boxes" in some[0]:
+            at_20 = {f"{c} at 20 %": fixed[c] for c in ("Top-1 Loc", "GT-Known Loc")}
+            rows[name] |= _columns(map(hits_on_test, groups[METHODS[name]])) | at_20
+    known = {
+        TOP_5: rows["CSTN"]["Top-5 box Loc"],
+        **control_hits(cstn),
+        FIVE_BOXES: [five_box_hits(cstn[0])],
+        FIVE_THRESHOLDS: [
+            metrics.threshold_hits(run.predictions())[:, tries].any(axis=1)
+            for run in groups["cam"]
+            for tries in [controls.five_thresholds(run.predictions("val"))]
+        ],
     }
+    rows |= {name: {"GT-Known Loc": hits} for name, hits in known.items()}
+    return {name: rows[name] for name in COMPARISON_ROWS}
 
 
-def _compared(runs: Sequence[Run]) -> dict[str, Right]:
-    """What a method has in Tables IV and V; nothing where the column is not for it."""
-    values = _columns([hits_on_test(run) for run in runs])
-    values["MaxBoxAccV2"] = [metrics.max_box_acc_v2(run.predictions()) for run in runs]
-    if _thresholds(runs):
-        fixed = _judged(runs)
-        values |= {f"{name} at 20 %": fixed[name] for name in ("Top-1 Loc", "GT-Known Loc")}
-    return values
+def _row(values: Hits, columns: Sequence[str] = ()) -> dict[str, float]:
+    """Cells of the columns, or of all; blank where there are no values."""
+    chosen = {name: values.get(name, []) for name in columns or values}
+    return {"seeds": len(next(iter(values.values())))} | percentages(chosen)
 
 
-def _thresholds(runs: Sequence[Run]) -> list[float]:
-    """Those chosen on val, one per seed; none for methods without score maps."""
-    chosen = [metrics.choose_threshold(run.predictions("val")) for run in runs]
-    return [threshold for threshold in chosen if threshold is not None]
-
-
-def percentages(values: Mapping[str, Right]) -> dict[str, float]:
+def percentages(values: Hits) -> dict[str, float]:
     """Means over the seeds in percent, blank without values, and beside them their ±."""
     cells = {}
     for name, right in values.items():
@@ -402,35 +372,28 @@ def percentages(values: Mapping[str, Right]) -> dict[str, float]:
     return cells
 
 
-def _mean(values: Sequence[float], digits: int) -> float:
-    return round(float(np.mean(values)), digits) if len(values) else np.nan
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 1) if values else np.nan
 
 
-def _is_cub(runs: Sequence[Run]) -> bool:
-    """Whether the data set takes the place of the one that Tables II and III are about."""
-    return paper.STANDS_FOR.get(runs[0].experiment.data.name) == "CUB-200-2011"
-
-
-def _printed_lambda(weight: float) -> float | None:
-    """The row of the paper's Table III that a lambda per example meets; None: it has none."""
-    for printed in paper.TABLE_3:
-        theirs = authors_weight(printed)
-        if theirs == weight or theirs / 2 < weight < 2 * theirs:
-            return printed
-    return None
+def _printed(runs: Sequence[Run]) -> dict:
+    """The paper's numbers about the data set that ours stands for."""
+    return paper.printed_about(paper.STANDS_FOR.get(runs[0].experiment.data.name, ""))
 
 
 def _table(
     rows: Mapping[object, Mapping[str, object]],
     what: str,
     runs: Sequence[Run],
-    published: Mapping[object, object],
     columns: Sequence[str],
+    published: Mapping[object, Mapping[str, object]] | None = None,
 ) -> pd.DataFrame:
-    """Rows by name, beside them the paper's where it has some.
+    """Rows by name, beside them columns of the paper's rows: of those of that name, or as given.
 
     The name of the index tells the data set, in files too.
     """
-    beside = pd.DataFrame.from_dict(published, orient="index", columns=columns, dtype=float)
-    table = pd.DataFrame.from_dict(rows, orient="index").join(beside.add_prefix("paper: "))
+    printed = _printed(runs) if published is None else published
+    beside = [[printed.get(row, {}).get(column) for column in columns] for row in rows]
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table[[f"paper: {column}" for column in columns]] = np.array(beside, dtype=float)
     return table.rename_axis(f"{what} on {runs[0].experiment.data.name}")

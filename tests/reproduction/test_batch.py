@@ -26,7 +26,7 @@ def test_folders_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (repository / "notebooks").mkdir(parents=True)
     notebook = new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
     nbformat.write(notebook, repository / f"notebooks/{name}.ipynb")
-    monkeypatch.setattr(batch, "asked_for", lambda notebooks, parameters: [])
+    monkeypatch.setattr(batch, "needed_experiments", lambda notebooks, **parameters: [])
     monkeypatch.setattr(
         batch, "project_folder", lambda name, chosen=None: Path(chosen or repository / name)
     )
@@ -41,7 +41,7 @@ def test_a_notebook_is_executed_again_when_what_it_reads_is_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     executed = []
-    monkeypatch.setattr(batch, "asked_for", lambda notebooks, parameters: [])
+    monkeypatch.setattr(batch, "needed_experiments", lambda notebooks, **parameters: [])
     monkeypatch.setattr(batch, "run_jobs", lambda jobs, at_once: executed.extend(jobs))
     lesson, table, given = "00_start_here", "07_table_1", {"profile": "smoke", "device": "cpu"}
     given |= {"runs_dir": str(tmp_path / "runs"), "figures_dir": str(tmp_path / "figures")}

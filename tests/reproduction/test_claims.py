@@ -12,22 +12,7 @@ import pytest
 
 from cstn_lib.evaluation.metrics import Interval
 from cstn_lib.evaluation.score_maps import THRESHOLDS
-from cstn_lib.reproduction.claims import (
-    CLAIMS,
-    HOLDS,
-    HOLDS_IN_PART,
-    HOLDS_NOT,
-    NOT_TESTED,
-    UNDECIDED,
-    VERDICTS,
-    Measured,
-    Verdict,
-    claim_experiments,
-    claims_table,
-    judge,
-    measured_table,
-)
-from cstn_lib.reproduction.claims.claim import above_zero, within
+from cstn_lib.reproduction.claims import claim_experiments, claims_table, judge, measured_table
 from cstn_lib.reproduction.experiments import ALPHA_STUDY, EXPERIMENTS, LAMBDA_STUDY, Experiment
 from cstn_lib.reproduction.paper import (
     FIGURE_6,
@@ -37,6 +22,18 @@ from cstn_lib.reproduction.paper import (
     TABLE_3,
     TABLE_4,
     TABLE_5,
+)
+from cstn_lib.reproduction.rules import (
+    CLAIMS,
+    HOLDS,
+    HOLDS_IN_PART,
+    HOLDS_NOT,
+    NOT_TESTED,
+    UNDECIDED,
+    VERDICTS,
+    Measured,
+    Verdict,
+    weigh,
 )
 from cstn_lib.reproduction.tables import save_table_files
 from cstn_lib.support.errors import InputError
@@ -277,7 +274,7 @@ def made_up(ends: tuple[float, float, float], tolerance: float | None = None) ->
     ],
 )
 def test_all_above_zero(intervals, verdict):
-    found = above_zero(*map(made_up, intervals), why="so")
+    found = weigh([made_up(ends) for ends in intervals], "so")
     assert found.verdict == verdict
     open_ones = [f"{ends}" for ends in intervals if ends[1] <= 0 <= ends[2]]
     told = "the sign is open; " if len(intervals) == 1 else f"open: {', '.join(open_ones)}; "
@@ -298,7 +295,7 @@ def test_all_above_zero(intervals, verdict):
     ],
 )
 def test_all_within_a_tolerance(intervals, verdict):
-    found = within(*(made_up(ends, 5.0) for ends in intervals), why="so")
+    found = weigh([made_up(ends, 5.0) for ends in intervals], "so")
     assert (found.verdict, found.why) == (verdict, "so")
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from cstn_lib.config import PAPER_LEVELS
 from cstn_lib.losses import authors_weight
+from cstn_lib.reproduction.areas import FIGURE_6_PANELS, figure_6
 from cstn_lib.reproduction.batch import needed_experiments
-from cstn_lib.reproduction.figures import FIGURE_6_PANELS, figure_6
 from cstn_lib.reproduction.page import HEADLINES, fill_markers, fill_pages
 from cstn_lib.reproduction.paper import (
     FIGURE_6,
