@@ -35,7 +35,7 @@ MAY_IMPORT = {
     # what is done with it
     "data": {"support"},
     "evaluation": {"geometry", "joint", "outputs", "support"},
-    "training": {"config", "data", "evaluation", "outputs", "support"},
+    "training": {"config", "data", "evaluation", "losses", "outputs", "support"},
     "plots": {"data", "support"},
     "reproduction": METHOD | NETWORKS | {"data", "evaluation", "plots", "support", "training"},
     "cli": {"data", "evaluation", "reproduction", "support", "training"},
