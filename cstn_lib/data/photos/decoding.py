@@ -86,17 +86,15 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def read_headers(
-    source: Source, files: Sequence[str], title: str = ""
-) -> tuple[np.ndarray, np.ndarray]:
+def read_headers(source: Source, files: Sequence[str], title: str = "") -> np.ndarray:
     """Sizes and orientations of photos, without decoding them.
 
     Args:
         title: of the progress bar.
 
     Returns:
-        (N, 2) width and height in pixels of the stored raster; 0 where the photo is not readable,
-        which is reported as a fault. (N,) EXIF orientations, 1 to 8.
+        (N, 3) width and height in pixels of the stored raster, and the EXIF orientation, 1 to 8;
+        width and height are 0 where the photo is not readable, which is reported as a fault.
     """
 
     def header(file: str) -> tuple[int, int, int] | InputError:
@@ -114,10 +112,9 @@ def read_headers(
         if isinstance(found, InputError):
             kind = "unreadable image" if source.has(files[row]) else "missing image"
             source.faults.fault(kind, str(found))
-            headers[row] = 0, 0, 1
-        else:
-            headers[row] = found
-    return headers[:, :2], headers[:, 2]
+            found = 0, 0, 1
+        headers[row] = found
+    return headers
 
 
 @contextmanager
