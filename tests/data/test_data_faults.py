@@ -462,7 +462,7 @@ def _key(data_dir: Path) -> str:
 
 def test_too_little_space_is_known_before(whole, data_dir: Path, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(images_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     message = refusal("cub", "test", whole["cub"])
     assert "0.0 GB free" in message and str(data_dir) in message
 

@@ -16,13 +16,13 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -35,11 +35,6 @@ from cstn_lib.support.progress import Progress
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _EXPECTED = "expected a whole JPEG, PNG, BMP, GIF, TIFF or WebP image"
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112  # tags of TIFF, the last also of EXIF
-_TURNS = (  # by EXIF orientation, from 2 on
-    *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),
-    *(Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
-    *(Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90),
-)
 _LIMIT = "CSTN_MAX_PIXELS"  # where set, of a photo, instead of Pillow's 179 million
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -59,9 +54,9 @@ def decode_photo(source: Source, file: str, side: int) -> np.ndarray:
     data = io.BytesIO(source.read(file))
     with _opened(source, file, data) as image:
         image.load()  # which, of a TIFF, turns it and takes the tag away
-        orientation, photo = _orientation(image), _as_rgb(image)
-        photo = photo.transpose(_TURNS[orientation - 2]) if orientation > 1 else photo
-        return np.asarray(F.resize(photo, [side, side], InterpolationMode.BILINEAR))
+        with suppress(Exception):  # the EXIF part may be damaged and the pixels whole
+            ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(F.resize(_as_rgb(image), [side, side], InterpolationMode.BILINEAR))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
