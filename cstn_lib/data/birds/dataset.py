@@ -241,31 +241,12 @@ def _put(shapes: list[Shape], box: np.ndarray) -> list[Shape]:
 
 # Box statistics
 
+Table = Sequence[Sequence[float]]
 
-@dataclass(frozen=True)
-class _Statistics:
-    """Measured on the public annotations (CUB-200-2011 test, ILSVRC validation), unit square.
-
-    Attributes:
-        counts: images with 1, 2, ... boxes, as fractions; the last stands for all larger numbers.
-        areas: for each number of boxes the area fractions at `_LEVELS`.
-        aspect: rows (area, mean, sd) of the log aspect before it is cut so that the box fits; for
-            ILSVRC chosen so that after the cut the boxes have the measured mean and sd.
-        place: for one box and for several, rows (area, sd of x, mean of y, sd of y) of where the
-            box lies in the room it has: 0 at the left or top edge, 1 at the right or bottom edge.
-        kinship: correlation of the sizes of the boxes of an image.
-    """
-
-    counts: Sequence[float]
-    areas: Sequence[Sequence[float]]
-    aspect: Sequence[Sequence[float]]
-    place: Sequence[Sequence[Sequence[float]]]
-    kinship: float
-
-
-_TABLES = json.loads((files(__package__) / "box_statistics.json").read_text(encoding="utf-8"))
-_LEVELS = _TABLES.pop("levels")
-_STATISTICS = {kind: _Statistics(**tables) for kind, tables in _TABLES.items()}
+# what each table means stands in the file, under "about"
+_STATISTICS = json.loads((files(__package__) / "box_statistics.json").read_text(encoding="utf-8"))
+_LEVELS = _STATISTICS.pop("levels")
+del _STATISTICS["about"]
 
 _LEAST_SIDE = 4 / 80  # fraction of the image: a bird on fewer than 4 of 80 pixels shows no parts
 _ASPECT_LIMIT = 1.6  # of |log aspect|: a bird squeezed further is none any more
@@ -287,30 +268,29 @@ def sample_boxes(kind: str, rng: np.random.Generator) -> np.ndarray:
     if kind not in _STATISTICS:
         raise unknown_name("box statistics", kind, _STATISTICS)
     statistics = _STATISTICS[kind]
-    count = 1 + int(rng.choice(len(statistics.counts), p=statistics.counts))
-    table = statistics.areas[min(count, len(statistics.areas)) - 1]
+    counts, areas, kinship = (statistics[name] for name in ("counts", "areas", "kinship"))
+    count = 1 + int(rng.choice(len(counts), p=counts))
+    table = areas[min(count, len(areas)) - 1]
     common = rng.normal()
     sizes = []
     for _ in range(count):
-        k = statistics.kinship
-        normal = common * k**0.5 + rng.normal() * (1 - k) ** 0.5
+        normal = common * kinship**0.5 + rng.normal() * (1 - kinship) ** 0.5
         rank = 0.5 * (1 + erf(normal / 2**0.5))
-        sizes.append(_sample_size(statistics, table, rank, rng))
+        sizes.append(_sample_size(statistics["aspect"], table, rank, rng))
     sizes.sort(key=lambda size: size[0] * size[1])
     if count == 1:
-        return _place(statistics.place[0], sizes, rng)
+        return _place(statistics["place"][0], sizes, rng)
     # of several arrangements, the one in which the birds hide each other least
-    layouts = [_place(statistics.place[1], sizes, rng) for _ in range(_LAYOUT_TRIES)]
+    layouts = [_place(statistics["place"][1], sizes, rng) for _ in range(_LAYOUT_TRIES)]
     return min(layouts, key=_overlap)
 
 
 def _sample_size(
-    statistics: _Statistics, table: Sequence[float], rank: float, rng: np.random.Generator
+    aspects: Table, areas: Sequence[float], rank: float, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Width and height of a box; `rank` in [0, 1] is its place in the distribution of areas."""
-    area = max(float(np.interp(rank, _LEVELS, table)), _LEAST_SIDE**2)
-    at, mean, spread = zip(*statistics.aspect, strict=True)
-    mean, spread = np.interp(area, at, mean), np.interp(area, at, spread)
+    area = max(float(np.interp(rank, _LEVELS, areas)), _LEAST_SIDE**2)
+    mean, spread = _at(aspects, area)
     # width and height are at most 1 just when |log aspect| <= -log area
     limit = min(-np.log(area), np.log(area / _LEAST_SIDE**2), _ASPECT_LIMIT)
     aspect = rng.normal(mean, spread)
@@ -321,18 +301,21 @@ def _sample_size(
 
 
 def _place(
-    rows: Sequence[Sequence[float]],
-    sizes: list[tuple[float, float]],
-    rng: np.random.Generator,
+    rows: Table, sizes: Sequence[tuple[float, float]], rng: np.random.Generator
 ) -> np.ndarray:
-    at, spread_x, mean_y, spread_y = zip(*rows, strict=True)
     boxes = []
     for width, height in sizes:
-        area = width * height
-        x = _beta(0.5, np.interp(area, at, spread_x), rng) * (1 - width)
-        y = _beta(np.interp(area, at, mean_y), np.interp(area, at, spread_y), rng) * (1 - height)
+        spread_x, mean_y, spread_y = _at(rows, width * height)
+        x = _beta(0.5, spread_x, rng) * (1 - width)
+        y = _beta(mean_y, spread_y, rng) * (1 - height)
         boxes.append((x, y, x + width, y + height))
     return np.clip(boxes, 0, 1)
+
+
+def _at(rows: Table, area: float) -> list[float]:
+    """The columns of a table of statistics, after its first, the area, at that area."""
+    areas, *columns = zip(*rows, strict=True)
+    return [np.interp(area, areas, column) for column in columns]
 
 
 def _beta(mean: float, sd: float, rng: np.random.Generator) -> float:

@@ -7,12 +7,13 @@ is decoded, which also finds truncated ones, and compared with those of the othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-from cstn_lib.data.photos.decoding import decode_photo, in_parallel
+from cstn_lib.data.photos.decoding import decode_photo, tried
 from cstn_lib.data.photos.faults import Faults
 from cstn_lib.data.photos.photo_list import Photo
 from cstn_lib.data.photos.reading import SPLITS, Reader
@@ -74,11 +75,12 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
             findings.oddity("hidden or made by a machine, passed over", source.where(file))
         # photos in two splits of a published data set are nobody's mistake here
         report = source.oddity if opened.published else source.fault
-        first: dict[object, tuple[str, str]] = {}
+        first: dict[bytes | str, tuple[str, str]] = {}
         for split, photos in found.items() if deep else ():
             files = [photo.file for photo in photos]
-            for file, content in zip(files, _decode(source, split, files), strict=True):
-                other, twin = first.setdefault(content, (split, file))
+            contents = tried(source, partial(_content, source), files, f"decoding {split}")
+            for file, content in zip(files, contents, strict=True):
+                other, twin = first.setdefault(content or file, (split, file))
                 if other != split:
                     message = f"in {split}, and as {source.where(twin)} in {other}"
                     report("photo in two splits", message, file)
@@ -89,19 +91,7 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
     return Report(rows, findings)
 
 
-def _decode(source: Source, split: str, files: Sequence[str]) -> Iterator[object]:
-    """What tells the content of each photo; its name where the photo is damaged, a fault."""
-
-    def one(file: str) -> object:
-        try:
-            decode_photo(source, file, 1)
-            return blake2b(source.read(file), digest_size=16).digest()
-        except InputError as error:
-            return error
-
-    for file, content in zip(files, in_parallel(one, files, f"decoding {split}"), strict=True):
-        if isinstance(content, InputError):
-            kind = "truncated image" if "truncated" in str(content) else "unreadable image"
-            source.faults.fault(kind, str(content))
-            content = file
-        yield content
+def _content(source: Source, file: str) -> bytes:
+    """What tells the content of a photo, once it is decoded."""
+    decode_photo(source, file, 1)
+    return blake2b(source.read(file), digest_size=16).digest()

@@ -92,24 +92,34 @@ def read_headers(source: Source, files: Sequence[str], title: str = "") -> np.nd
         width and height are 0 where the photo is not readable, which is reported as a fault.
     """
 
-    def header(file: str) -> tuple[int, int, int] | InputError:
+    def header(file: str) -> tuple[int, int, int]:
+        with source.open(file) as data, _opened(source, file, data) as image:
+            size = image.size
+            if image.format == "TIFF":  # whose size may be the one that is shown
+                size = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
+            return *size, _orientation(image)
+
+    headers = [found or (0, 0, 1) for found in tried(source, header, files, title)]
+    return np.array(headers, dtype=np.int64).reshape(-1, 3)
+
+
+def tried(
+    source: Source, work: Callable[[str], Result], files: Sequence[str], title: str
+) -> Iterator[Result | None]:
+    """As `in_parallel`, of photos; None for one that is not readable, which is a fault."""
+
+    def one(file: str) -> Result | InputError:
         try:
-            with source.open(file) as data, _opened(source, file, data) as image:
-                size = image.size
-                if image.format == "TIFF":  # whose size may be the one that is shown
-                    size = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
-                return *size, _orientation(image)
+            return work(file)
         except InputError as error:
             return error
 
-    headers = np.zeros((len(files), 3), dtype=np.int64)
-    for row, found in enumerate(in_parallel(header, files, title)):
+    for file, found in zip(files, in_parallel(one, files, title), strict=True):
         if isinstance(found, InputError):
-            kind = "unreadable image" if source.has(files[row]) else "missing image"
-            source.faults.fault(kind, str(found))
-            found = 0, 0, 1
-        headers[row] = found
-    return headers
+            kind = "truncated image" if "truncated" in str(found) else "unreadable image"
+            source.faults.fault(kind if source.has(file) else "missing image", str(found))
+            found = None
+        yield found
 
 
 @contextmanager

@@ -152,9 +152,8 @@ class ILSVRC(Reader):
 
     def _folder(self, part: str, bases: Sequence[str] = _PHOTOS) -> str:
         """Where ``train`` or ``val`` is, by default that of the photos; empty where it is not."""
-        folders = (f"{base}/{part}" for base in bases)
-        found = (str(PurePosixPath(f)) for f in folders if os.path.isdir(self.source.top / f))
-        return next(found, "")
+        folders = (str(PurePosixPath(base, part)) for base in bases)
+        return next((folder for folder in folders if self.source.has(f"{folder}/")), "")
 
     # Boxes
 

@@ -13,11 +13,11 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cstn_lib.data.photos.faults import Faults
 from cstn_lib.support.errors import InputError, is_unicode
@@ -93,8 +93,8 @@ class Source(ABC):
         """As `read`, with whatever error comes."""
 
     @abstractmethod
-    def has(self, file: str) -> bool:
-        """Whether there is such a file."""
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or such a folder where the name ends with a slash."""
 
     @abstractmethod
     def mark(self, file: str) -> int:
@@ -238,7 +238,7 @@ class FolderSource(Source):
     """Files on disk."""
 
     def _scan(self, folder: str) -> tuple[list[str], list[str]]:
-        if not os.path.isdir(self.top / folder):
+        if not self.has(f"{folder}/"):
             return [], []
         with self._readable(folder), os.scandir(self.top / folder) as found:
             entries = list(found)
@@ -248,9 +248,10 @@ class FolderSource(Source):
     def _content(self, file: str) -> bytes:
         return (self.top / file).read_bytes()
 
-    def has(self, file: str) -> bool:
+    def has(self, name: str) -> bool:
         # os.path answers no, where pathlib raises, for a path that may not be looked at
-        return os.path.isfile(self.top / file)
+        known = os.path.isdir if name.endswith("/") else os.path.isfile
+        return known(self.top / name)
 
     def mark(self, file: str) -> int:
         return os.path.getsize(self.top / file)
@@ -265,7 +266,7 @@ class FolderSource(Source):
         Instead of the sizes of a million files. The absolute place of the folder is part of it,
         since a copy may keep its times.
         """
-        if not os.path.isdir(self.top / folder):
+        if not self.has(f"{folder}/"):
             return []
         found = [(str(self.top.resolve()), folder, os.stat(self.top / folder).st_mtime_ns)]
         for name in self.folders(folder) if depth else ():
@@ -274,19 +275,18 @@ class FolderSource(Source):
 
 
 class ZipSource(Source):
-    """Files in a zip archive, by their names there; ``top`` ends with the folder they are in."""
+    """Files below a folder in a zip archive; ``top`` ends with that folder, which may be ``""``."""
 
-    def __init__(
-        self,
-        archive: zipfile.ZipFile,
-        members: Mapping[str, zipfile.ZipInfo],
-        top: Path,
-        what: str,
-        faults: Faults | None,
-    ) -> None:
-        super().__init__(top, what, faults)
+    def __init__(self, archive: zipfile.ZipFile, folder: str, *options: Any) -> None:
+        super().__init__(*options)
         self._archive = archive
-        self._members = members
+        prefix = f"{folder}/" if folder else ""
+        self._members = {  # nothing is ever unpacked by these names
+            name.removeprefix(prefix): member
+            for member in archive.infolist()
+            if (name := inner_path(member.filename)).startswith(prefix)
+            and not member.filename.endswith(("/", "\\"))
+        }
 
     @cached_property
     def _tree(self) -> dict[str, tuple[set[str], set[str]]]:
@@ -306,8 +306,8 @@ class ZipSource(Source):
     def _content(self, file: str) -> bytes:
         return self._archive.read(self._members[file])
 
-    def has(self, file: str) -> bool:
-        return file in self._members
+    def has(self, name: str) -> bool:
+        return name.removesuffix("/") in (self._tree if name.endswith("/") else self._members)
 
     def mark(self, file: str) -> int:
         return self._members[file].CRC
@@ -332,32 +332,21 @@ def open_source(
         InputError: `root` is missing, not readable, or has no `marker`.
     """
     expected = f"expected {marker} in it or in its folder {' or '.join(inner)}"
-    if os.path.isdir(root):
-        known = os.path.isdir if marker.endswith("/") else os.path.isfile
-        for top in (root, *(root / name for name in inner)):
-            if known(top / marker):
-                yield FolderSource(top, what, faults)
+    archive = None
+    with ExitStack() as stack:
+        if os.path.isfile(root):
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(root))
+            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+                message = f"{root}: not a whole zip archive ({error}), {expected}"
+                raise InputError(message) from error
+        elif not os.path.isdir(root):
+            message = f"{root}: missing or not readable, expected {what} as a folder or a zip"
+            raise InputError(message)
+        for name in ("", *inner):
+            place = root / name, what, faults
+            source = ZipSource(archive, name, *place) if archive else FolderSource(*place)
+            if source.has(marker):
+                yield source
                 return
-    elif os.path.isfile(root):
-        try:
-            archive = zipfile.ZipFile(root)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise InputError(f"{root}: not a whole zip archive ({error}), {expected}") from error
-        with archive:
-            members = {  # nothing is ever unpacked by these names
-                inner_path(member.filename): member
-                for member in archive.infolist()
-                if not member.filename.endswith(("/", "\\"))
-            }
-            for prefix in ("", *(f"{name}/" for name in inner)):
-                below = {
-                    name.removeprefix(prefix): member
-                    for name, member in members.items()
-                    if name.startswith(prefix)
-                }
-                if any(name.startswith(marker) for name in below):
-                    yield ZipSource(archive, below, root / prefix, what, faults)
-                    return
-    else:
-        raise InputError(f"{root}: missing or not readable, expected {what} as a folder or a zip")
-    raise InputError(f"{root}: not {what}, {expected}")
+        raise InputError(f"{root}: not {what}, {expected}")
