@@ -437,7 +437,7 @@ def test_no_root_and_no_such_split(name: str, data_dir: Path):
     assert "give data_root" in refusal(name, "test", "")
     root = Path("anywhere")
     assert "unknown split 'dev'" in refusal(name, "dev", root)
-    with pytest.raises(InputError, match="limit 0"):
+    with pytest.raises(InputError, match="test = 0: expected a positive number"):
         open_split(DataConfig(name, test=0), "test", root)
 
 

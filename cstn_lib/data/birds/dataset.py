@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product, starmap
 from math import erf
@@ -32,13 +31,14 @@ from cstn_lib.data.birds.drawing import (
     plain_ground,
     random_background,
 )
+from cstn_lib.data.config import SPLITS, DataConfig
 from cstn_lib.data.images import ImageSet, SplitLists, open_image_set, write_image_set
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.progress import Progress
 
 DRAWING_VERSION = 2
 """To be raised whenever a pixel or a box changes; splits drawn before are then not used."""
-SPLITS = ("train", "val", "test", "pretrain")
+_COUNTS = {"train": 6000, "val": 600, "test": 1200, "pretrain": 6000}
 
 _HEADS = ("hooded", "crested", "striped", "golden")
 _CLASSES = tuple(starmap(Parts, product(_HEADS, ("barred", "patched", "azure"), ("forked", "fan"))))
@@ -46,43 +46,6 @@ _PRETRAIN_HEADS = ("collared", "browed", "bibbed", "plumed", "rosy")
 _PRETRAIN_CLASSES = tuple(
     starmap(Parts, product(_PRETRAIN_HEADS, ("spotted", "streaked", "tipped"), ("wedge", "banded")))
 )
-
-
-@dataclass(frozen=True)
-class BirdsConfig:
-    """Everything that determines the drawn images.
-
-    Attributes:
-        boxes: ``"cub"`` or ``"ilsvrc"``, whose box statistics to follow.
-        train, val, test, pretrain: images per split.
-        image_size: side of the square images in pixels.
-        head_tell: probability in [0, 1] that a bird wears on its head a mark of its class, so that
-            the head alone tells it; not used by the pretrain split.
-        parts_tell: whether head, wing and tail are those of the class. False draws them at random,
-            so that nothing but the mark of `head_tell` tells it; not used by the pretrain split.
-        seed: another seed draws other images.
-    """
-
-    boxes: str = "cub"
-    train: int = 6000
-    val: int = 600
-    test: int = 1200
-    pretrain: int = 6000
-    image_size: int = 80
-    head_tell: float = 0.0
-    parts_tell: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.boxes not in _STATISTICS:
-            raise unknown_name("box statistics", self.boxes, _STATISTICS)
-        for name in (*SPLITS, "image_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: expected a positive number")
-        if not 0 <= self.head_tell <= 1:
-            raise InputError(f"head_tell = {self.head_tell}: expected a probability in [0, 1]")
-        if self.seed < 0:
-            raise InputError(f"seed = {self.seed}: expected 0 or more")
 
 
 def class_names(split: str = "test") -> tuple[str, ...]:
@@ -111,10 +74,10 @@ def _classes(split: str) -> tuple[Parts, ...]:
 # The data set
 
 
-def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
+def open_birds(config: DataConfig, split: str, data_dir: Path) -> ImageSet:
     """Open a split, drawing it first where it is not there yet.
 
-    It lies in ``data_dir/birds-<boxes>/<split>-<hash>``; the hash covers what the split depends on
+    It lies in ``data_dir/NAME/SPLIT-HASH``; the hash covers what the split depends on
     and the version of the drawing. Drawing shows its progress; an interrupted one leaves nothing
     behind.
 
@@ -127,13 +90,13 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
     """
     names = class_names(split)
     fingerprint = _fingerprint(config, split)
-    folder = data_dir / f"birds-{config.boxes}" / f"{split}-{fingerprint}"
+    folder = data_dir / config.name / f"{split}-{fingerprint}"
     if folder.is_dir():
         return open_image_set(folder)
-    count = getattr(config, split)
+    count = getattr(config, split) or _COUNTS[split]
     boxes = [_boxes_of(config, split, index) for index in range(count)]
     lists = SplitLists(
-        name=folder.parent.name,
+        name=config.name,
         split=split,
         labels=np.arange(count) % len(names),
         boxes=np.concatenate(boxes),
@@ -141,20 +104,20 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
         class_names=names,
         fingerprint=fingerprint,
     )
-    with Progress(range(count), desc=f"drawing {folder.parent.name} {split}", unit="image") as bar:
+    with Progress(range(count), desc=f"drawing {config.name} {split}", unit="image") as bar:
         images = (draw_bird_image(config, split, index)[0] for index in bar)
         return write_image_set(folder, lists, (config.image_size, config.image_size), images)
 
 
-def _fingerprint(config: BirdsConfig, split: str) -> str:
+def _fingerprint(config: DataConfig, split: str) -> str:
     content = {
-        "boxes": config.boxes,
+        "boxes": config.name.removeprefix("birds-"),
         "split": split,
-        "count": getattr(config, split),
+        "count": getattr(config, split) or _COUNTS[split],
         "image_size": config.image_size,
         "head_tell": 0.0 if split == "pretrain" else float(config.head_tell),
         "parts_tell": split == "pretrain" or config.parts_tell,
-        "seed": config.seed,
+        "seed": config.drawing,
         "drawing": DRAWING_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -164,7 +127,7 @@ def _fingerprint(config: BirdsConfig, split: str) -> str:
 
 
 def draw_bird_image(
-    config: BirdsConfig, split: str, index: int, size: int | None = None
+    config: DataConfig, split: str, index: int, size: int | None = None
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """One image at any resolution: the same scene, whatever `size`.
 
@@ -205,7 +168,7 @@ def draw_specimen(
     Args:
         label: the class, by its label in `split`.
         size: side of the image in pixels.
-        head_tell: whether it wears the mark of its class (see `BirdsConfig`).
+        head_tell: whether it wears the mark of its class (see `DataConfig`).
         seed: another seed gives another pose and body.
 
     Returns:
@@ -222,16 +185,16 @@ def draw_specimen(
     return paint(plain_ground(), _put(shapes, box), size)
 
 
-def _generator(config: BirdsConfig, split: str, index: int, stream: int) -> np.random.Generator:
+def _generator(config: DataConfig, split: str, index: int, stream: int) -> np.random.Generator:
     """Every image has its own random numbers, and its boxes have their own beside the rest."""
     if index < 0:
         raise InputError(f"image {index}: expected 0 or more")
-    return np.random.default_rng([config.seed, SPLITS.index(split), index, stream])
+    return np.random.default_rng([config.drawing, SPLITS.index(split), index, stream])
 
 
-def _boxes_of(config: BirdsConfig, split: str, index: int) -> np.ndarray:
+def _boxes_of(config: DataConfig, split: str, index: int) -> np.ndarray:
     rng = _generator(config, split, index, 0)
-    return sample_boxes(config.boxes, rng).astype(np.float32)
+    return sample_boxes(config.name.removeprefix("birds-"), rng).astype(np.float32)
 
 
 def _put(shapes: list[Shape], box: np.ndarray) -> list[Shape]:

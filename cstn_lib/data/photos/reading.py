@@ -187,9 +187,6 @@ def open_photos(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    for name, value in (("image_size", image_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
     with reader.open(root) as opened:
         identity = [_RECIPE, image_size, limit, opened.identity(split)]
         folder = data_dir / reader.name / f"{split}-{_digest(identity)}"
