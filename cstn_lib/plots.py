@@ -27,7 +27,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from cstn_lib.data import DataConfig, ImageSet, birds_config
+from cstn_lib.data import DataConfig, ImageSet
 from cstn_lib.data.birds.dataset import draw_bird_image
 from cstn_lib.support.atomic import atomic_file
 
@@ -299,7 +299,7 @@ def sharp_image(images: ImageSet, config: DataConfig, index: int, size: int = 24
     """
     if not config.name.startswith("birds-"):
         return images.images[index]
-    return draw_bird_image(birds_config(config), images.split, index, size)[0]
+    return draw_bird_image(config, images.split, index, size)[0]
 
 
 def show_photos(figure: Figure) -> None:

@@ -8,12 +8,8 @@ Right", 2020); ``test`` is what is reported, once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from cstn_lib.data.birds.dataset import (
-    BirdsConfig,
-    open_birds,
-)
+from cstn_lib.data.birds.dataset import open_birds
+from cstn_lib.data.config import DataConfig
 from cstn_lib.data.images import ImageSet
 from cstn_lib.data.photos.cub import CUB
 from cstn_lib.data.photos.folder import Folder
@@ -29,7 +25,6 @@ __all__ = [
     "READERS",
     "DataConfig",
     "ImageSet",
-    "birds_config",
     "open_split",
 ]
 
@@ -40,30 +35,6 @@ READERS: dict[str, type[Reader]] = {
 
 DATASETS = ("birds-cub", "birds-ilsvrc", *READERS)
 """``birds-*`` are drawn here."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images.
-
-    Attributes:
-        name: one of `DATASETS`.
-        image_size: side in pixels of the square that every image is resized to.
-        train, val, test, pretrain: images per split. Drawn data have exactly so many, read data at
-            most so many; None means all there are and is for read data only.
-        head_tell, parts_tell: of `BirdsConfig`.
-        drawing: its seed.
-    """
-
-    name: str
-    image_size: int = 80
-    train: int | None = None
-    val: int | None = None
-    test: int | None = None
-    pretrain: int | None = None
-    head_tell: float = 0.0
-    parts_tell: bool = True
-    drawing: int = 0
 
 
 def open_split(config: DataConfig, split: str, data_root: object = None) -> ImageSet:
@@ -82,7 +53,7 @@ def open_split(config: DataConfig, split: str, data_root: object = None) -> Imag
         raise unknown_name("dataset", config.name, DATASETS)
     kept = project_folder("data")
     if config.name not in READERS:
-        return open_birds(birds_config(config), split, kept)
+        return open_birds(config, split, kept)
     root = user_path(data_root)
     if root is None:
         raise InputError(f"dataset {config.name!r} needs its folder or archive: give data_root")
@@ -93,17 +64,4 @@ def open_split(config: DataConfig, split: str, data_root: object = None) -> Imag
         image_size=config.image_size,
         data_dir=kept,
         limit=getattr(config, split, None),
-    )
-
-
-def birds_config(config: DataConfig) -> BirdsConfig:
-    """The drawing options of a ``birds-*`` data set."""
-    counts = {name: getattr(config, name) for name in ("train", "val", "test", "pretrain")}
-    return BirdsConfig(
-        boxes=config.name.removeprefix("birds-"),
-        image_size=config.image_size,
-        head_tell=config.head_tell,
-        parts_tell=config.parts_tell,
-        seed=config.drawing,
-        **{name: count for name, count in counts.items() if count is not None},
     )

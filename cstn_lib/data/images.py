@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import mmap
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,7 +28,7 @@ from torchvision.transforms.v2.functional import horizontal_flip
 
 from cstn_lib.data.photos.decoding import PhotoArray
 from cstn_lib.support.atomic import atomic_directory
-from cstn_lib.support.disk import writing
+from cstn_lib.support.disk import need_space, writing
 from cstn_lib.support.errors import InputError
 
 
@@ -161,7 +161,7 @@ def open_image_set(folder: Path) -> ImageSet:
     Raises:
         InputError: a file of the folder is missing or damaged.
     """
-    try:
+    with made_before(folder, "images"):
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         texts = {part: meta[part] for part in _TEXTS} | {"class_names": tuple(meta["class_names"])}
         lists = {part: np.load(folder / f"{part}.npy") for part in _LISTS}
@@ -175,9 +175,16 @@ def open_image_set(folder: Path) -> ImageSet:
         if len(lengths) > 1 or found.box_offsets[-1] != len(found.boxes):
             raise ValueError("its files differ in length")
         return found
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+
+
+@contextmanager
+def made_before(folder: Path, what: str) -> Iterator[None]:
+    """Whatever is wrong with the files of a folder of ours, as an `InputError`."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{folder}: not a readable image set ({error}); delete the folder to have it made again"
+            f"{folder}: not readable {what} ({error}); delete the folder to have them made again"
         ) from error
 
 
@@ -211,12 +218,7 @@ def write_rows(
     Raises:
         InputError: the disk has too little space for it.
     """
-    needed, free = prod(shape) * np.dtype(kind).itemsize, shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise InputError(
-            f"{path.parent.parent}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB; free "
-            "some space and start again"
-        )
+    need_space(path.parent, prod(shape) * np.dtype(kind).itemsize, path.parent.parent)
     there = 0
     with open(path, "wb") as file:
         header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}

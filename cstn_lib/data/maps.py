@@ -8,9 +8,7 @@ it is trained on, for its mirror image.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
@@ -18,15 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cstn_lib.data.images import ImageSet, SplitLists, mapped, write_rows
+from cstn_lib.data.images import ImageSet, SplitLists, made_before, mapped, write_rows
 from cstn_lib.support.atomic import atomic_directory
-from cstn_lib.support.disk import acquired, writing
+from cstn_lib.support.disk import alone_in, writing
 from cstn_lib.support.errors import InputError
-from cstn_lib.support.progress import Progress, message_stream
+from cstn_lib.support.progress import Progress
 
 _RECIPE = 1  # goes up when the same inputs would give another file
 _BATCH = 32  # images before their maps are written
@@ -95,18 +92,14 @@ def open_maps(
     digest = sha256(key.encode()).hexdigest()[:16]
     folder = place.parent / "maps" / f"{images.split}-{digest}"
     if not folder.is_dir():
-        with writing(folder), _alone(folder):
+        with writing(folder), alone_in(folder.parent, f".{folder.name}.lock"):
             if not folder.is_dir():  # made by another process in the meantime
                 _write(folder, images, compute, mirrored)
-    try:
+    with made_before(folder, "maps"):
         shapes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         maps = mapped(folder / _MAPS)
         if maps.shape != _shape(images, shapes, mirrored) or maps.dtype != np.float16:
             raise ValueError(f"{maps.dtype} {maps.shape}")
-    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{folder}: not readable maps ({error}); delete the folder to have them made again"
-        ) from error
     lists = {name: getattr(images, name) for name in SplitLists.__dataclass_fields__}
     return MapSet(**lists, maps=maps, shapes=shapes, image_size=images.image_size)
 
@@ -150,23 +143,6 @@ def _write(
     with atomic_directory(folder) as temporary:
         write_rows(temporary / _MAPS, shape, np.float16, rows())
         (temporary / "meta.json").write_text(json.dumps(shapes), encoding="utf-8")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Until no other process makes the same folder; the system ends the wait when that one ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    waited = 0
-    while not acquired(lock):
-        if not waited:
-            print(f"{folder}: another process makes it, waiting", file=message_stream(), flush=True)
-        waited += 1
-        time.sleep(min(0.1 * waited, 2))
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _shape(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,16 +43,37 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"{culprit}: not written ({error.strerror or error}); {advice}") from error
 
 
+def need_space(folder: Path, needed: int, path: Path) -> None:
+    """Refuse to write so many bytes of `path` where the disk of `folder` has no room for them.
+
+    Raises:
+        InputError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{path}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB; free some space "
+            "and start again"
+        )
+
+
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, name: str = ".cstn-lock") -> Iterator[None]:
     """Make the folder, and wait until no other process is in here with it.
 
     The system ends the wait when the other process ends, however it does.
+
+    Args:
+        name: of the lock's file, where processes share the folder but not what they make in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".cstn-lock")
+    lock = FileLock(folder / name)
+    waited = 0
     while not acquired(lock):
-        time.sleep(0.1)
+        if not waited:
+            print(f"{folder}: another process works here, waiting", file=message_stream())
+        waited += 1
+        time.sleep(min(0.1 * waited, 2))
     try:
         yield
     finally:

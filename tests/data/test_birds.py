@@ -11,8 +11,6 @@ import pytest
 
 from cstn_lib.data.birds import dataset as birds
 from cstn_lib.data.birds.dataset import (
-    SPLITS,
-    BirdsConfig,
     class_names,
     class_parts,
     draw_bird_image,
@@ -29,16 +27,17 @@ from cstn_lib.data.birds.drawing import (
     paint,
     plain_ground,
 )
+from cstn_lib.data.config import SPLITS, DataConfig
 from cstn_lib.support.errors import InputError
 
 METADATA = Path(__file__).parents[3] / "shared" / "data" / "wsol-metadata"
 KINDS = {"cub": "CUB", "ilsvrc": "ILSVRC"}
 SAMPLES = 5000
 
-SMALL = BirdsConfig(train=210, val=20, test=24, pretrain=30, image_size=16)
+SMALL = DataConfig("birds-cub", train=210, val=20, test=24, pretrain=30, image_size=16)
 
 
-def drawn_one_by_one(config: BirdsConfig, split: str, count: int) -> np.ndarray:
+def drawn_one_by_one(config: DataConfig, split: str, count: int) -> np.ndarray:
     return np.stack([draw_bird_image(config, split, index)[0] for index in range(count)])
 
 
@@ -51,7 +50,7 @@ def everything_below(folder: Path) -> list[Path]:
 
 def test_an_image_depends_on_its_index_alone() -> None:
     forward = [draw_bird_image(SMALL, "train", index) for index in range(6)]
-    other_counts = BirdsConfig(train=7, val=1, test=1, pretrain=1, image_size=16)
+    other_counts = DataConfig("birds-cub", train=7, val=1, test=1, pretrain=1, image_size=16)
     for index in (5, 0, 3, 1, 4, 2):
         image, label, boxes = draw_bird_image(other_counts, "train", index)
         np.testing.assert_array_equal(image, forward[index][0])
@@ -60,8 +59,8 @@ def test_an_image_depends_on_its_index_alone() -> None:
 
 
 def test_the_number_of_images_changes_none_of_them(tmp_path: Path) -> None:
-    more = open_birds(BirdsConfig(train=140, image_size=16), "train", tmp_path)
-    fewer = open_birds(BirdsConfig(train=30, image_size=16), "train", tmp_path)
+    more = open_birds(DataConfig("birds-cub", train=140, image_size=16), "train", tmp_path)
+    fewer = open_birds(DataConfig("birds-cub", train=30, image_size=16), "train", tmp_path)
     np.testing.assert_array_equal(more.images[:30], fewer.images)
     np.testing.assert_array_equal(more.boxes[:30], fewer.boxes)
     np.testing.assert_array_equal(more.images, drawn_one_by_one(SMALL, "train", 140))
@@ -69,21 +68,23 @@ def test_the_number_of_images_changes_none_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_splits_and_seeds_differ(kind: str) -> None:
-    drawn = [draw_bird_image(BirdsConfig(boxes=kind), split, 0) for split in SPLITS]
-    drawn.append(draw_bird_image(BirdsConfig(boxes=kind, seed=1), SPLITS[0], 0))
+    drawn = [draw_bird_image(DataConfig(f"birds-{kind}"), split, 0) for split in SPLITS]
+    drawn.append(draw_bird_image(DataConfig(f"birds-{kind}", drawing=1), SPLITS[0], 0))
     assert len({image.tobytes() for image, _, _ in drawn}) == len(drawn)
     assert len({boxes.tobytes() for _, _, boxes in drawn}) == len(drawn)
 
 
 def test_another_size_shows_the_same_scene() -> None:
     for index in range(5):
-        image, label, boxes = draw_bird_image(BirdsConfig(), "test", index)
-        large, large_label, large_boxes = draw_bird_image(BirdsConfig(), "test", index, size=240)
+        image, label, boxes = draw_bird_image(DataConfig("birds-cub"), "test", index)
+        large, large_label, large_boxes = draw_bird_image(
+            DataConfig("birds-cub"), "test", index, size=240
+        )
         assert large.shape == (240, 240, 3)
         assert large_label == label
         np.testing.assert_array_equal(large_boxes, boxes)
         reduced = large.reshape(80, 3, 80, 3, 3).mean(axis=(1, 3))
-        other = draw_bird_image(BirdsConfig(), "test", index + 1)[0]
+        other = draw_bird_image(DataConfig("birds-cub"), "test", index + 1)[0]
         assert np.abs(reduced - image).mean() < 0.25 * np.abs(reduced - other).mean()
 
 
@@ -94,7 +95,7 @@ def test_the_drawing_is_that_of_its_version() -> None:
         ("cub", (0.0632, 0.1964, 0.7226, 0.8696), (167.86, 128.54, 111.81)),
         ("ilsvrc", (0.2233, 0.2181, 0.9996, 0.9984), (161.85, 125.54, 109.70)),
     ):
-        image, label, boxes = draw_bird_image(BirdsConfig(boxes=kind), "train", 0)
+        image, label, boxes = draw_bird_image(DataConfig(f"birds-{kind}"), "train", 0)
         assert label == 0
         np.testing.assert_allclose(boxes, [corners], atol=1e-4)
         np.testing.assert_allclose(image.mean(axis=(0, 1)), colour, atol=0.3)
@@ -239,7 +240,7 @@ def test_the_birds_fill_their_boxes_exactly(
     monkeypatch.setattr(birds, "paint", silhouettes)
     paper = paint(plain_ground(), [], size)
     for index in range(60):
-        image, _, boxes = draw_bird_image(BirdsConfig(boxes=kind), "test", index, size)
+        image, _, boxes = draw_bird_image(DataConfig(f"birds-{kind}"), "test", index, size)
         painted = (image != paper).any(axis=2)
         columns, rows = np.flatnonzero(painted.any(axis=0)), np.flatnonzero(painted.any(axis=1))
         extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
@@ -303,7 +304,7 @@ def test_every_part_changes_the_picture() -> None:
 
 
 def test_labels_are_balanced(tmp_path: Path) -> None:
-    images = open_birds(BirdsConfig(test=53, image_size=16), "test", tmp_path)
+    images = open_birds(DataConfig("birds-cub", test=53, image_size=16), "test", tmp_path)
     assert images.num_classes == 24
     counts = np.bincount(images.labels, minlength=24)
     assert counts.max() - counts.min() <= 1
@@ -319,7 +320,9 @@ def test_marks_tell_the_classes_apart() -> None:
 
 def test_a_share_of_the_birds_wears_the_mark() -> None:
     def draw(probability: float, index: int) -> tuple[np.ndarray, int, np.ndarray]:
-        return draw_bird_image(BirdsConfig(head_tell=probability, image_size=32), "test", index)
+        return draw_bird_image(
+            DataConfig("birds-cub", head_tell=probability, image_size=32), "test", index
+        )
 
     marked = 0
     for index in range(100):
@@ -355,8 +358,8 @@ def test_parts_that_do_not_tell_are_drawn_at_random(monkeypatch: pytest.MonkeyPa
         return drawn(parts, rng, mark=mark, **options)
 
     monkeypatch.setattr(birds, "bird_shapes", watched)
-    usual = BirdsConfig(head_tell=1.0, image_size=16)
-    silent = BirdsConfig(head_tell=1.0, parts_tell=False, image_size=16)
+    usual = DataConfig("birds-cub", head_tell=1.0, image_size=16)
+    silent = DataConfig("birds-cub", head_tell=1.0, parts_tell=False, image_size=16)
     pairs = []
     for index in range(480):
         worn.clear()
@@ -399,7 +402,7 @@ def test_parts_tell_unless_they_are_told_not_to(tmp_path: Path) -> None:
 
 
 def test_pretrain_birds_never_wear_a_mark(tmp_path: Path) -> None:
-    marked = BirdsConfig(pretrain=30, image_size=16, head_tell=1.0)
+    marked = DataConfig("birds-cub", pretrain=30, image_size=16, head_tell=1.0)
     for index in range(5):
         np.testing.assert_array_equal(
             draw_bird_image(marked, "pretrain", index)[0],
@@ -417,7 +420,7 @@ def test_pretrain_birds_never_wear_a_mark(tmp_path: Path) -> None:
 
 
 def test_open_birds_gives_what_is_drawn(tmp_path: Path) -> None:
-    config = BirdsConfig(boxes="ilsvrc", test=40, image_size=24)
+    config = DataConfig("birds-ilsvrc", test=40, image_size=24)
     images = open_birds(config, "test", tmp_path)
     assert (images.name, images.split, len(images)) == ("birds-ilsvrc", "test", 40)
     assert images.image_size == (24, 24)
@@ -453,22 +456,25 @@ def test_what_changes_the_images_changes_the_folder(
         {"image_size": 20},
         {"head_tell": 0.5},
         {"parts_tell": False},
-        {"seed": 1},
-        {"boxes": "ilsvrc"},
+        {"drawing": 1},
+        {"name": "birds-ilsvrc"},
     )
-    configs = [BirdsConfig(**{"test": 24, "image_size": 16, **change}) for change in changes]
+    configs = [
+        DataConfig(**{"name": "birds-cub", "test": 24, "image_size": 16, **change})
+        for change in changes
+    ]
     fingerprints = [open_birds(config, "test", tmp_path).fingerprint for config in configs]
     monkeypatch.setattr(birds, "DRAWING_VERSION", birds.DRAWING_VERSION + 1)
     fingerprints.append(open_birds(configs[0], "test", tmp_path).fingerprint)
     assert len(set(fingerprints)) == len(changes) + 1
-    unrelated = BirdsConfig(train=1, val=1, test=24, pretrain=1, image_size=16)
+    unrelated = DataConfig("birds-cub", train=1, val=1, test=24, pretrain=1, image_size=16)
     assert open_birds(unrelated, "test", tmp_path).fingerprint == fingerprints[-1]
 
 
 def test_an_interrupted_drawing_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(config: BirdsConfig, split: str, index: int) -> tuple:
+    def interrupt(config: DataConfig, split: str, index: int) -> tuple:
         if index == 115:  # in the second batch
             raise KeyboardInterrupt
         return draw_bird_image(config, split, index)
@@ -487,7 +493,6 @@ def test_an_interrupted_drawing_leaves_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"boxes": "coco"}, "unknown box statistics 'coco': expected one of cub, ilsvrc"),
         ({"head_tell": -0.1}, r"head_tell = -0\.1: expected a probability in \[0, 1\]"),
         ({"head_tell": 1.5}, r"head_tell = 1\.5: expected"),
         ({"head_tell": float("nan")}, "head_tell = nan: expected"),
@@ -496,12 +501,12 @@ def test_an_interrupted_drawing_leaves_nothing(
         ({"test": 0}, "test = 0: expected"),
         ({"pretrain": 0}, "pretrain = 0: expected"),
         ({"image_size": 0}, "image_size = 0: expected"),
-        ({"seed": -1}, "seed = -1: expected 0 or more"),
+        ({"drawing": -1}, "drawing = -1: expected 0 or more"),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}") as error:
-        BirdsConfig(**options)
+        DataConfig("birds-cub", **options)
     assert "\n" not in str(error.value)
 
 

@@ -437,7 +437,7 @@ def test_no_root_and_no_such_split(name: str, data_dir: Path):
     assert "give data_root" in refusal(name, "test", "")
     root = Path("anywhere")
     assert "unknown split 'dev'" in refusal(name, "dev", root)
-    with pytest.raises(InputError, match="limit 0"):
+    with pytest.raises(InputError, match="test = 0: expected a positive number"):
         open_split(DataConfig(name, test=0), "test", root)
 
 
@@ -462,7 +462,7 @@ def _key(data_dir: Path) -> str:
 
 def test_too_little_space_is_known_before(whole, data_dir: Path, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(images_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     message = refusal("cub", "test", whole["cub"])
     assert "0.0 GB free" in message and str(data_dir) in message
 

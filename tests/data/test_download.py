@@ -212,7 +212,7 @@ def test_full_disk_while_downloading(server, archive_bytes, tmp_path: Path, monk
 
 def test_too_little_space_is_known_before(server, tmp_path: Path, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert "0.0 GB free" in refusal(lambda: download("cub", tmp_path))
 
 

@@ -35,8 +35,9 @@ def coloured(number: int) -> Image.Image:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All photos with boxes, most in train as in the archives, and others; to be read only."""
     top = tmp_path_factory.mktemp("imagenette") / "imagenette2-320"
-    for number, (name, (wnid, _)) in enumerate(ANNOTATED.items()):
-        write(top / ("train" if number % 4 else "val") / wnid / name, jpeg(coloured(number)))
+    for number, (name, photo) in enumerate(ANNOTATED.items()):
+        part, wnid = "train" if number % 4 else "val", list(CLASSES)[photo.label]
+        write(top / part / wnid / name, jpeg(coloured(number)))
     for label, wnid in enumerate(CLASSES):
         for i in range(TRAINING):
             photo = jpeg(Image.new("RGB", (16, 12), (label * 20, i, 255)))
@@ -74,10 +75,10 @@ def refusal(root: Path, split: str) -> str:
 
 def test_the_table_has_every_box_inside_its_image():
     assert len(ANNOTATED) == 500
-    assert sum(len(photo.boxes) for _, photo in ANNOTATED.values()) == 813
-    assert np.bincount([photo.label for _, photo in ANNOTATED.values()]).tolist() == [50] * 10
-    for _, photo in ANNOTATED.values():
-        for (x0, y0, x1, y1), _ in photo.boxes:
+    assert sum(len(photo.boxes) for photo in ANNOTATED.values()) == 813
+    assert np.bincount([photo.label for photo in ANNOTATED.values()]).tolist() == [50] * 10
+    for photo in ANNOTATED.values():
+        for x0, y0, x1, y1 in photo.boxes:
             assert 0 <= x0 < x1 <= photo.size[0] and 0 <= y0 < y1 <= photo.size[1]
 
 
@@ -101,10 +102,7 @@ def test_the_table_is_what_its_source_says():
     for name, box in lines("localization"):
         if name in expected:
             expected[name][2].append(box)
-    found = {
-        name: (photo.label, photo.size, [[int(end) for end in box] for box, _ in photo.boxes])
-        for name, (_, photo) in ANNOTATED.items()
-    }
+    found = {name: (photo.label, photo.size, photo.boxes) for name, photo in ANNOTATED.items()}
     assert found == expected
 
 
@@ -133,11 +131,11 @@ def test_splits(whole: Path):
 def test_boxes_are_fractions_of_the_original(whole: Path):
     """The colour of a photo tells which one it is."""
     images = opened(whole, "test")
-    photos = [photo for _, photo in ANNOTATED.values()]
+    photos = [photo for photo in ANNOTATED.values()]
     for row in range(len(images)):
         red, green, _ = np.round(images.images[row].mean(axis=(0, 1)) / 10).astype(int)
         photo = photos[25 * green + red]
-        expected = np.array([box for box, _ in photo.boxes]) / np.tile(photo.size, 2)
+        expected = np.array(photo.boxes) / np.tile(photo.size, 2)
         np.testing.assert_allclose(images.boxes_of(row), expected, atol=1e-6)
 
 
@@ -171,14 +169,14 @@ def find(root: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("scale", [1.0, 0.64, 0.3333])
 def test_smaller_copies_of_the_same_shape_are_taken(copy: Path, scale: float):
-    for name, (_, photo) in list(ANNOTATED.items())[:60]:
+    for name, photo in list(ANNOTATED.items())[:60]:
         size = tuple(max(1, int(side * scale)) for side in photo.size)
         resave(find(copy, name), size)
     assert check(Imagenette, copy).ok
 
 
 def test_a_photo_of_another_shape_is_a_fault(copy: Path):
-    for name, (_, photo) in ANNOTATED.items():
+    for name, photo in ANNOTATED.items():
         width, height = photo.size
         path = find(copy, name)
         if width > 1.2 * height:
@@ -197,7 +195,7 @@ def test_a_photo_of_another_shape_is_a_fault(copy: Path):
 
 def test_a_photo_that_is_shown_turned(copy: Path):
     """Its boxes are those of the photo as shown, as its shape tells."""
-    name = next(name for name, (_, photo) in ANNOTATED.items() if photo.size == (500, 375))
+    name = next(name for name, photo in ANNOTATED.items() if photo.size == (500, 375))
     plain = {split: opened(copy, split).boxes for split in ("val", "test")}
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -219,7 +217,8 @@ def test_no_validation_images(copy: Path):
     assert len(opened(copy, "train")) == 30
 
 
-NAME, (WNID, _) = next(iter(ANNOTATED.items()))
+NAME, FIRST = next(iter(ANNOTATED.items()))
+WNID = list(CLASSES)[FIRST.label]
 
 
 def remove(root: Path) -> None:

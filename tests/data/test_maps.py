@@ -156,7 +156,7 @@ def test_two_at_once_compute_once(images: ImageSet, capfd):
         made = list(pool.map(lambda _: opened(images, compute=waits), range(2)))
     assert sum(calls) == 2 * COUNT + 1, "one tells the shapes"
     np.testing.assert_array_equal(made[0].maps, made[1].maps)
-    assert "another process makes it, waiting" in capfd.readouterr().err
+    assert "another process works here, waiting" in capfd.readouterr().err
 
 
 # What is wrong
@@ -185,7 +185,7 @@ def test_a_full_disk(images: ImageSet, folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_too_little_space_is_known_before(images: ImageSet, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(images_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match=r"0\.0 GB free, expected 0\.0 GB; free some space"):
         opened(images)
 

@@ -22,19 +22,14 @@ from cstn_lib.data.photos.decoding import (
     in_parallel,
     read_headers,
 )
-from cstn_lib.data.photos.faults import Faults, Findings
-from cstn_lib.data.photos.order import balanced_order, hold_back, train_or_val
-from cstn_lib.data.photos.photo_list import (
-    PixelBoxes,
-    measured_boxes,
-    turn_upright,
-    unit_photo_list,
-)
+from cstn_lib.data.photos.faults import Faults
+from cstn_lib.data.photos.folder import Folder
+from cstn_lib.data.photos.order import balanced_order
+from cstn_lib.data.photos.photo_list import Photo, measured, turn_upright, unit_boxes
 from cstn_lib.data.photos.sources import FolderSource, inner_path, is_leftover, is_photo, is_safe
 from cstn_lib.support.errors import InputError
 
 ORIENTATION = 0x0112
-NO_SIZE = {"title": "", "sizes": np.zeros((1, 2))}  # of one photo
 
 
 def save(path: Path, image: Image.Image, kind: str, **options: object) -> Path:
@@ -142,7 +137,7 @@ def test_a_photo_too_large_to_be_read_unasked(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
     with pytest.raises(InputError, match=r"large\.png: too large .*600 pixels.* limit of 598 "):
         decoded(path)
-    faults = Findings()
+    faults = Faults(stop=False)
     read_headers(FolderSource(tmp_path, faults=faults), [path.name])
     assert "CSTN_MAX_PIXELS" in faults.first["unreadable image"]
     monkeypatch.setenv("CSTN_MAX_PIXELS", "many")
@@ -181,16 +176,16 @@ def test_boxes_turn_with_their_photo(tmp_path: Path, orientation, as_shown, kind
     stored = (6, 12, 36, 24)
     path = turned_photo(tmp_path, orientation, stored, kind)
     source = FolderSource(tmp_path)
-    pixels = np.array([stored], dtype=float)
+    pixels = stored
     if as_shown:
         with Image.open(turned_photo(tmp_path, orientation, stored)) as image:
             shown = ImageOps.exif_transpose(image)
         y, x = np.nonzero(np.asarray(shown)[..., 1] == 0)
-        pixels = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], dtype=float)
-    given_boxes = PixelBoxes(np.array([0]), pixels, lambda box: "here", as_shown=as_shown)
-    photos = unit_photo_list(source, [path.name], np.array([0]), ["a"], given_boxes, **NO_SIZE)
+        pixels = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    given_photo = Photo(path.name, 0, [pixels], ["here"])
+    (photo,) = measured(source, [given_photo], "", as_shown=as_shown)
     expected = red_hull(decode_photo(source, path.name, 180))
-    np.testing.assert_allclose(photos.boxes[0], expected, atol=1.01 / 180)
+    np.testing.assert_allclose(photo.boxes[0], expected, atol=1.01 / 180)
     as_png = turned_photo(tmp_path, orientation, stored)
     np.testing.assert_array_equal(decoded(path), decoded(as_png))
 
@@ -200,17 +195,9 @@ def test_sizes_of_the_annotations_tell_which_raster_they_mean(tmp_path: Path, ki
     path = turned_photo(tmp_path, 6, (6, 12, 36, 24), kind)
     expected = red_hull(decode_photo(FolderSource(tmp_path), path.name, 180))
     for size, pixels in (((90, 60), (6, 12, 36, 24)), ((60, 90), (36, 6, 48, 36))):
-        boxes = PixelBoxes(np.array([0]), np.array([pixels], float), lambda box: "here")
-        photos = unit_photo_list(
-            FolderSource(tmp_path),
-            [path.name],
-            np.array([0]),
-            ["a"],
-            boxes,
-            title="",
-            sizes=np.array([size]),
-        )
-        np.testing.assert_allclose(photos.boxes[0], expected, atol=1.01 / 180)
+        given_photo = Photo(path.name, 0, [pixels], ["here"], size)
+        (photo,) = measured(FolderSource(tmp_path), [given_photo], "")
+        np.testing.assert_allclose(photo.boxes[0], expected, atol=1.01 / 180)
 
 
 corners = st.floats(0, 1).map(lambda value: round(value, 3))
@@ -233,83 +220,72 @@ def test_turning_by_hand(values):
         7: (1 - y1, 1 - x1, 1 - y0, 1 - x0),
         8: (y0, 1 - x1, y1, 1 - x0),
     }
-    before = boxes.copy()
     for orientation, expected in by_hand.items():
-        turned = turn_upright(boxes, np.full(len(boxes), orientation))
+        turned = [turn_upright(box, orientation) for box in boxes]
         np.testing.assert_allclose(turned, np.stack(expected, axis=1), atol=1e-12)
-    np.testing.assert_array_equal(boxes, before)
-    mixed = turn_upright(np.repeat(boxes[:1], 8, axis=0), np.arange(1, 9))
-    np.testing.assert_allclose(mixed, [np.stack(by_hand[k], 1)[0] for k in by_hand], atol=1e-12)
 
 
 # Clipping
 
 
 def test_boxes_become_fractions_and_are_clipped(tmp_path: Path):
-    pixels = [(0, 0, 100, 50), (-10, 5, 20, 60), (90, 10, 80, 20), (100, 0, 120, 50), (5, 5, 5, 9)]
-    findings = Findings()
-    boxes = PixelBoxes(np.arange(5), np.array(pixels, float), str)
-    source, sizes = FolderSource(tmp_path, faults=findings), np.array([[100, 50]] * 5)
-    owners, unit, empty = measured_boxes(source, boxes, sizes)
-    assert owners.tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose(unit[:2], [(0, 0, 1, 1), (0, 0.1, 0.2, 1)])
-    assert empty.tolist() == [False, False, True, True, True]
+    findings = Faults(stop=False)
+    source = FolderSource(tmp_path, faults=findings)
+
+    def of(*boxes: tuple[int, ...]) -> list[list[float]] | None:
+        return unit_boxes(source, Photo("a", 0, boxes, list(map(str, boxes))), (100, 50))
+
+    found = of((0, 0, 100, 50), (-10, 5, 20, 60))
+    np.testing.assert_allclose(found, [(0, 0, 1, 1), (0, 0.1, 0.2, 1)])
+    for empty in ((90, 10, 80, 20), (100, 0, 120, 50), (5, 5, 5, 9)):
+        assert of((0, 0, 9, 9), empty) is None
     assert findings.counts == {"box without area": 3, "box partly outside, clipped": 1}
 
 
 def test_clipped_boxes_are_counted_and_reported(tmp_path: Path):
     save(tmp_path / "a.png", plain("RGB", 0), "PNG")
-    pixels = np.array([(-5, 0, 10, 10), (0, 0, 20, 30), (2, 2, 21, 30)], dtype=float)
-    boxes = PixelBoxes(np.array([0, 0, 0]), pixels, lambda box: f"b.csv, line {box}")
+    pixels = [(-5, 0, 10, 10), (0, 0, 20, 30), (2, 2, 21, 30)]
+    photo = Photo("a.png", 0, pixels, [f"b.csv, line {row}" for row in range(3)])
     faults = Faults()
-    photos = unit_photo_list(
-        FolderSource(tmp_path, faults=faults), ["a.png"], np.array([0]), ["a"], boxes, **NO_SIZE
-    )
+    (found,) = measured(FolderSource(tmp_path, faults=faults), [photo], "")
     assert faults.counts == {"box partly outside, clipped": 2}
     assert faults.first["box partly outside, clipped"] == (
         "b.csv, line 0: box -5 0 10 10 leaves its image of 20 x 30 pixels"
     )
     with pytest.warns(UserWarning, match="clipped: 2, the first is b.csv, line 0"):
         faults.warn()
-    assert photos.boxes.min() == 0 and photos.boxes.max() == 1
+    assert np.min(found.boxes) == 0 and np.max(found.boxes) == 1
 
 
 # Faults that are counted leave the rest usable
 
 
 def test_what_is_left_after_faults(tmp_path: Path):
-    files = [f"{name}.png" for name in "abcd"]
-    for file in files:
-        save(tmp_path / file, plain("RGB", 0), "PNG")
+    for name in "abcd":
+        save(tmp_path / f"{name}.png", plain("RGB", 0), "PNG")
     (tmp_path / "a.png").write_bytes(b"no")
     (tmp_path / "c.png").unlink()
-    owners = np.array([3, 0, 1, 1, 2, 3])
-    pixels = np.array([(i, 0, 10 + i, 9) for i in range(6)], dtype=float)
-    pixels[2] = (5, 5, 5, 5)
-    findings = Findings()
-    photos = unit_photo_list(
-        FolderSource(tmp_path, faults=findings),
-        files,
-        np.arange(4),
-        list("wxyz"),
-        PixelBoxes(owners, pixels, str),
-        title="",
-        sizes=np.zeros((4, 2)),
-    )
+    boxes = [[(1, 0, 11, 9)], [(5, 5, 5, 5), (3, 0, 13, 9)], [(4, 0, 14, 9)]]
+    boxes.append([(0, 0, 10, 9), (5, 0, 15, 9)])
+    photos = [
+        Photo(f"{name}.png", label, own, list(map(str, own)))
+        for label, (name, own) in enumerate(zip("abcd", boxes, strict=True))
+    ]
+    findings = Faults(stop=False)
+    (found,) = measured(FolderSource(tmp_path, faults=findings), photos, "")
     assert dict(findings.counts) == {
         "unreadable image": 1,
         "missing image": 1,
         "box without area": 1,
     }
     assert not findings.clean
-    assert photos.files == ["d.png"] and photos.labels.tolist() == [3]
-    np.testing.assert_allclose(photos.boxes[:, 0] * 20, [0, 5])
+    assert (found.file, found.label) == ("d.png", 3)
+    np.testing.assert_allclose(np.array(found.boxes)[:, 0] * 20, [0, 5])
 
 
 def test_headers(tmp_path: Path):
     files = [turned_photo(tmp_path, 6, (1, 1, 2, 2), kind).name for kind in ("PNG", "TIFF")]
-    sizes, orientations = read_headers(FolderSource(tmp_path), files)
-    assert (sizes.tolist(), orientations.tolist()) == ([[90, 60]] * 2, [6] * 2)
+    assert read_headers(FolderSource(tmp_path), files).tolist() == [[90, 60, 6]] * 2
     with pytest.raises(InputError, match=r"absent\.png: missing"):
         read_headers(FolderSource(tmp_path), ["absent.png"])
 
@@ -330,22 +306,23 @@ def test_order_against_a_loop(classes):
     assert keys == sorted(keys)
     backwards = balanced_order(files[::-1], labels[::-1])
     assert [files[row] for row in order] == [files[::-1][row] for row in backwards]
-    counts = np.array([1, 0, 2, 100])
-    held = hold_back(files, labels, counts)
-    for label in range(4):
-        assert held[labels == label].sum() == min(counts[label], (labels == label).sum())
-        first = [row for row in order if labels[row] == label][: counts[label]]
-        assert held[first].all()
 
 
 def test_train_and_val_share_out_a_folder():
-    labels = np.repeat([0, 1, 2], [2, 30, 300])
-    files = [str(row) for row in range(len(labels))]
-    train, val = (train_or_val(split, files, labels, str, most=20) for split in ("train", "val"))
+    def shared_out(split: str, labels: list[int]) -> list[int]:
+        photos = [Photo(str(row), label) for row, label in enumerate(labels)]
+        reader = Folder(FolderSource(Path("top")))
+        return [int(photo.file) for photo in reader.train_or_val(split, photos, most=20)]
+
+    labels = [0] * 2 + [1] * 30 + [2] * 300
+    train, val = (shared_out(split, labels) for split in ("train", "val"))
     assert sorted([*train, *val]) == list(range(len(labels)))
-    assert np.bincount(labels[val]).tolist() == [1, 3, 20]
-    with pytest.raises(InputError, match=r"^4: the only image of its class"):
-        train_or_val("val", files[:5], np.array([0, 0, 1, 1, 2]), str)
+    assert np.bincount(np.array(labels)[val]).tolist() == [1, 3, 20]
+    order = balanced_order([str(row) for row in range(len(labels))], labels)
+    first = [next(row for row in order if labels[row] == label) for label in range(3)]
+    assert set(first) <= set(val), "its first ones in the order of the class"
+    with pytest.raises(InputError, match=r"^top/4: the only image of its class"):
+        shared_out("val", [0, 0, 1, 1, 2])
 
 
 # Arrays that decode

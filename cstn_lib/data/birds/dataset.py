@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product, starmap
 from math import erf
@@ -32,13 +31,14 @@ from cstn_lib.data.birds.drawing import (
     plain_ground,
     random_background,
 )
+from cstn_lib.data.config import SPLITS, DataConfig
 from cstn_lib.data.images import ImageSet, SplitLists, open_image_set, write_image_set
 from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.progress import Progress
 
 DRAWING_VERSION = 2
 """To be raised whenever a pixel or a box changes; splits drawn before are then not used."""
-SPLITS = ("train", "val", "test", "pretrain")
+_COUNTS = {"train": 6000, "val": 600, "test": 1200, "pretrain": 6000}
 
 _HEADS = ("hooded", "crested", "striped", "golden")
 _CLASSES = tuple(starmap(Parts, product(_HEADS, ("barred", "patched", "azure"), ("forked", "fan"))))
@@ -46,43 +46,6 @@ _PRETRAIN_HEADS = ("collared", "browed", "bibbed", "plumed", "rosy")
 _PRETRAIN_CLASSES = tuple(
     starmap(Parts, product(_PRETRAIN_HEADS, ("spotted", "streaked", "tipped"), ("wedge", "banded")))
 )
-
-
-@dataclass(frozen=True)
-class BirdsConfig:
-    """Everything that determines the drawn images.
-
-    Attributes:
-        boxes: ``"cub"`` or ``"ilsvrc"``, whose box statistics to follow.
-        train, val, test, pretrain: images per split.
-        image_size: side of the square images in pixels.
-        head_tell: probability in [0, 1] that a bird wears on its head a mark of its class, so that
-            the head alone tells it; not used by the pretrain split.
-        parts_tell: whether head, wing and tail are those of the class. False draws them at random,
-            so that nothing but the mark of `head_tell` tells it; not used by the pretrain split.
-        seed: another seed draws other images.
-    """
-
-    boxes: str = "cub"
-    train: int = 6000
-    val: int = 600
-    test: int = 1200
-    pretrain: int = 6000
-    image_size: int = 80
-    head_tell: float = 0.0
-    parts_tell: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.boxes not in _STATISTICS:
-            raise unknown_name("box statistics", self.boxes, _STATISTICS)
-        for name in (*SPLITS, "image_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: expected a positive number")
-        if not 0 <= self.head_tell <= 1:
-            raise InputError(f"head_tell = {self.head_tell}: expected a probability in [0, 1]")
-        if self.seed < 0:
-            raise InputError(f"seed = {self.seed}: expected 0 or more")
 
 
 def class_names(split: str = "test") -> tuple[str, ...]:
@@ -111,10 +74,10 @@ def _classes(split: str) -> tuple[Parts, ...]:
 # The data set
 
 
-def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
+def open_birds(config: DataConfig, split: str, data_dir: Path) -> ImageSet:
     """Open a split, drawing it first where it is not there yet.
 
-    It lies in ``data_dir/birds-<boxes>/<split>-<hash>``; the hash covers what the split depends on
+    It lies in ``data_dir/NAME/SPLIT-HASH``; the hash covers what the split depends on
     and the version of the drawing. Drawing shows its progress; an interrupted one leaves nothing
     behind.
 
@@ -127,13 +90,13 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
     """
     names = class_names(split)
     fingerprint = _fingerprint(config, split)
-    folder = data_dir / f"birds-{config.boxes}" / f"{split}-{fingerprint}"
+    folder = data_dir / config.name / f"{split}-{fingerprint}"
     if folder.is_dir():
         return open_image_set(folder)
-    count = getattr(config, split)
+    count = getattr(config, split) or _COUNTS[split]
     boxes = [_boxes_of(config, split, index) for index in range(count)]
     lists = SplitLists(
-        name=folder.parent.name,
+        name=config.name,
         split=split,
         labels=np.arange(count) % len(names),
         boxes=np.concatenate(boxes),
@@ -141,20 +104,20 @@ def open_birds(config: BirdsConfig, split: str, data_dir: Path) -> ImageSet:
         class_names=names,
         fingerprint=fingerprint,
     )
-    with Progress(range(count), desc=f"drawing {folder.parent.name} {split}", unit="image") as bar:
+    with Progress(range(count), desc=f"drawing {config.name} {split}", unit="image") as bar:
         images = (draw_bird_image(config, split, index)[0] for index in bar)
         return write_image_set(folder, lists, (config.image_size, config.image_size), images)
 
 
-def _fingerprint(config: BirdsConfig, split: str) -> str:
+def _fingerprint(config: DataConfig, split: str) -> str:
     content = {
-        "boxes": config.boxes,
+        "boxes": config.name.removeprefix("birds-"),
         "split": split,
-        "count": getattr(config, split),
+        "count": getattr(config, split) or _COUNTS[split],
         "image_size": config.image_size,
         "head_tell": 0.0 if split == "pretrain" else float(config.head_tell),
         "parts_tell": split == "pretrain" or config.parts_tell,
-        "seed": config.seed,
+        "seed": config.drawing,
         "drawing": DRAWING_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -164,7 +127,7 @@ def _fingerprint(config: BirdsConfig, split: str) -> str:
 
 
 def draw_bird_image(
-    config: BirdsConfig, split: str, index: int, size: int | None = None
+    config: DataConfig, split: str, index: int, size: int | None = None
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """One image at any resolution: the same scene, whatever `size`.
 
@@ -205,7 +168,7 @@ def draw_specimen(
     Args:
         label: the class, by its label in `split`.
         size: side of the image in pixels.
-        head_tell: whether it wears the mark of its class (see `BirdsConfig`).
+        head_tell: whether it wears the mark of its class (see `DataConfig`).
         seed: another seed gives another pose and body.
 
     Returns:
@@ -222,16 +185,16 @@ def draw_specimen(
     return paint(plain_ground(), _put(shapes, box), size)
 
 
-def _generator(config: BirdsConfig, split: str, index: int, stream: int) -> np.random.Generator:
+def _generator(config: DataConfig, split: str, index: int, stream: int) -> np.random.Generator:
     """Every image has its own random numbers, and its boxes have their own beside the rest."""
     if index < 0:
         raise InputError(f"image {index}: expected 0 or more")
-    return np.random.default_rng([config.seed, SPLITS.index(split), index, stream])
+    return np.random.default_rng([config.drawing, SPLITS.index(split), index, stream])
 
 
-def _boxes_of(config: BirdsConfig, split: str, index: int) -> np.ndarray:
+def _boxes_of(config: DataConfig, split: str, index: int) -> np.ndarray:
     rng = _generator(config, split, index, 0)
-    return sample_boxes(config.boxes, rng).astype(np.float32)
+    return sample_boxes(config.name.removeprefix("birds-"), rng).astype(np.float32)
 
 
 def _put(shapes: list[Shape], box: np.ndarray) -> list[Shape]:
@@ -241,31 +204,12 @@ def _put(shapes: list[Shape], box: np.ndarray) -> list[Shape]:
 
 # Box statistics
 
+Table = Sequence[Sequence[float]]
 
-@dataclass(frozen=True)
-class _Statistics:
-    """Measured on the public annotations (CUB-200-2011 test, ILSVRC validation), unit square.
-
-    Attributes:
-        counts: images with 1, 2, ... boxes, as fractions; the last stands for all larger numbers.
-        areas: for each number of boxes the area fractions at `_LEVELS`.
-        aspect: rows (area, mean, sd) of the log aspect before it is cut so that the box fits; for
-            ILSVRC chosen so that after the cut the boxes have the measured mean and sd.
-        place: for one box and for several, rows (area, sd of x, mean of y, sd of y) of where the
-            box lies in the room it has: 0 at the left or top edge, 1 at the right or bottom edge.
-        kinship: correlation of the sizes of the boxes of an image.
-    """
-
-    counts: Sequence[float]
-    areas: Sequence[Sequence[float]]
-    aspect: Sequence[Sequence[float]]
-    place: Sequence[Sequence[Sequence[float]]]
-    kinship: float
-
-
-_TABLES = json.loads((files(__package__) / "box_statistics.json").read_text(encoding="utf-8"))
-_LEVELS = _TABLES.pop("levels")
-_STATISTICS = {kind: _Statistics(**tables) for kind, tables in _TABLES.items()}
+# what each table means stands in the file, under "about"
+_STATISTICS = json.loads((files(__package__) / "box_statistics.json").read_text(encoding="utf-8"))
+_LEVELS = _STATISTICS.pop("levels")
+del _STATISTICS["about"]
 
 _LEAST_SIDE = 4 / 80  # fraction of the image: a bird on fewer than 4 of 80 pixels shows no parts
 _ASPECT_LIMIT = 1.6  # of |log aspect|: a bird squeezed further is none any more
@@ -287,30 +231,29 @@ def sample_boxes(kind: str, rng: np.random.Generator) -> np.ndarray:
     if kind not in _STATISTICS:
         raise unknown_name("box statistics", kind, _STATISTICS)
     statistics = _STATISTICS[kind]
-    count = 1 + int(rng.choice(len(statistics.counts), p=statistics.counts))
-    table = statistics.areas[min(count, len(statistics.areas)) - 1]
+    counts, areas, kinship = (statistics[name] for name in ("counts", "areas", "kinship"))
+    count = 1 + int(rng.choice(len(counts), p=counts))
+    table = areas[min(count, len(areas)) - 1]
     common = rng.normal()
     sizes = []
     for _ in range(count):
-        k = statistics.kinship
-        normal = common * k**0.5 + rng.normal() * (1 - k) ** 0.5
+        normal = common * kinship**0.5 + rng.normal() * (1 - kinship) ** 0.5
         rank = 0.5 * (1 + erf(normal / 2**0.5))
-        sizes.append(_sample_size(statistics, table, rank, rng))
+        sizes.append(_sample_size(statistics["aspect"], table, rank, rng))
     sizes.sort(key=lambda size: size[0] * size[1])
     if count == 1:
-        return _place(statistics.place[0], sizes, rng)
+        return _place(statistics["place"][0], sizes, rng)
     # of several arrangements, the one in which the birds hide each other least
-    layouts = [_place(statistics.place[1], sizes, rng) for _ in range(_LAYOUT_TRIES)]
+    layouts = [_place(statistics["place"][1], sizes, rng) for _ in range(_LAYOUT_TRIES)]
     return min(layouts, key=_overlap)
 
 
 def _sample_size(
-    statistics: _Statistics, table: Sequence[float], rank: float, rng: np.random.Generator
+    aspects: Table, areas: Sequence[float], rank: float, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Width and height of a box; `rank` in [0, 1] is its place in the distribution of areas."""
-    area = max(float(np.interp(rank, _LEVELS, table)), _LEAST_SIDE**2)
-    at, mean, spread = zip(*statistics.aspect, strict=True)
-    mean, spread = np.interp(area, at, mean), np.interp(area, at, spread)
+    area = max(float(np.interp(rank, _LEVELS, areas)), _LEAST_SIDE**2)
+    mean, spread = _at(aspects, area)
     # width and height are at most 1 just when |log aspect| <= -log area
     limit = min(-np.log(area), np.log(area / _LEAST_SIDE**2), _ASPECT_LIMIT)
     aspect = rng.normal(mean, spread)
@@ -321,18 +264,21 @@ def _sample_size(
 
 
 def _place(
-    rows: Sequence[Sequence[float]],
-    sizes: list[tuple[float, float]],
-    rng: np.random.Generator,
+    rows: Table, sizes: Sequence[tuple[float, float]], rng: np.random.Generator
 ) -> np.ndarray:
-    at, spread_x, mean_y, spread_y = zip(*rows, strict=True)
     boxes = []
     for width, height in sizes:
-        area = width * height
-        x = _beta(0.5, np.interp(area, at, spread_x), rng) * (1 - width)
-        y = _beta(np.interp(area, at, mean_y), np.interp(area, at, spread_y), rng) * (1 - height)
+        spread_x, mean_y, spread_y = _at(rows, width * height)
+        x = _beta(0.5, spread_x, rng) * (1 - width)
+        y = _beta(mean_y, spread_y, rng) * (1 - height)
         boxes.append((x, y, x + width, y + height))
     return np.clip(boxes, 0, 1)
+
+
+def _at(rows: Table, area: float) -> list[float]:
+    """The columns of a table of statistics, after its first, the area, at that area."""
+    areas, *columns = zip(*rows, strict=True)
+    return [np.interp(area, areas, column) for column in columns]
 
 
 def _beta(mean: float, sd: float, rng: np.random.Generator) -> float:

@@ -446,20 +446,10 @@ def paint(background: Background, shapes: Sequence[Shape], size: int) -> np.ndar
     canvas = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
     side = size * _SUPERSAMPLING
     canvas = canvas.resize((side, side), Image.Resampling.NEAREST)
-    _fill(ImageDraw.Draw(canvas), [*background.clutter, *shapes], side)
+    draw = ImageDraw.Draw(canvas)
+    for shape in (*background.clutter, *shapes):
+        # pixel i covers [i, i + 1), its centre is where the painter looks
+        draw.polygon((shape.points * side - 0.5).ravel().tolist(), fill=shape.colour)
     image = np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32)
     image = image * (1 + np.float32(background.contrast * 0.6) * light[..., None])
     return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def _fill(draw: ImageDraw.ImageDraw, shapes: Sequence[Shape], side: int) -> None:
-    if not shapes:
-        return
-    # one conversion for all vertices: it would cost more than the filling, polygon by polygon.
-    # Pixel i covers [i, i + 1), its centre is where the painter looks.
-    flat = (np.concatenate([shape.points for shape in shapes]) * side - 0.5).ravel().tolist()
-    start = 0
-    for shape in shapes:
-        stop = start + 2 * len(shape.points)
-        draw.polygon(flat[start:stop], fill=shape.colour)
-        start = stop

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
-
-from cstn_lib.data.photos.decoding import decode_photo, in_parallel
-from cstn_lib.data.photos.faults import Findings
-from cstn_lib.data.photos.photo_list import PhotoList
+from cstn_lib.data.photos.decoding import decode_photo, tried
+from cstn_lib.data.photos.faults import Faults
+from cstn_lib.data.photos.photo_list import Photo
 from cstn_lib.data.photos.reading import SPLITS, Reader
+from cstn_lib.data.photos.sources import Source
 from cstn_lib.support.errors import InputError
 
 
@@ -31,7 +31,7 @@ class Report:
     """
 
     splits: Sequence[tuple[str, int, int, int]]
-    findings: Findings
+    findings: Faults
 
     @property
     def ok(self) -> bool:
@@ -62,44 +62,36 @@ def check(reader: type[Reader], root: Path, *, deep: bool = False) -> Report:
     Raises:
         InputError: there is no such data set under `root`.
     """
-    findings = Findings()
-    lists: dict[str, PhotoList] = {}
+    findings = Faults(stop=False)
+    found: dict[str, list[Photo]] = {}
     with reader.open(root, findings) as opened:
+        source = opened.source
         for split in SPLITS:
             try:
-                lists[split] = opened.photos(split)
+                found[split], _ = opened.photos(split)
             except InputError as error:
                 findings.fault("split not readable", str(error))
-        for file in sorted(opened.source.passed_over):
-            where = opened.source.where(file)
-            findings.oddity("hidden or made by a machine, passed over", where)
+        for file in sorted(source.passed_over):
+            findings.oddity("hidden or made by a machine, passed over", source.where(file))
         # photos in two splits of a published data set are nobody's mistake here
-        report = findings.oddity if opened.published else findings.fault
-        first: dict[object, tuple[str, str]] = {}
-        for split, photos in lists.items() if deep else ():
-            for file, content in zip(photos.files, _decode(split, photos), strict=True):
-                other, twin = first.setdefault(content, (split, file))
+        report = source.oddity if opened.published else source.fault
+        first: dict[bytes | str, tuple[str, str]] = {}
+        for split, photos in found.items() if deep else ():
+            files = [photo.file for photo in photos]
+            contents = tried(source, partial(_content, source), files, f"decoding {split}")
+            for file, content in zip(files, contents, strict=True):
+                other, twin = first.setdefault(content or file, (split, file))
                 if other != split:
-                    message = f"in {split}, and as {opened.source.where(twin)} in {other}"
-                    report("photo in two splits", f"{opened.source.where(file)}: {message}")
-    rows = [(s, len(p), len(np.unique(p.labels)), len(p.boxes)) for s, p in lists.items()]
+                    message = f"in {split}, and as {source.where(twin)} in {other}"
+                    report("photo in two splits", message, file)
+    rows = []
+    for split, photos in found.items():
+        boxes = sum(len(photo.boxes) for photo in photos)
+        rows.append((split, len(photos), len({photo.label for photo in photos}), boxes))
     return Report(rows, findings)
 
 
-def _decode(split: str, photos: PhotoList) -> list[object]:
-    """What tells the content of each photo; its name where the photo is damaged, a fault."""
-
-    def one(file: str) -> tuple[object, str]:
-        try:
-            decode_photo(photos.source, file, 1)
-            return blake2b(photos.source.read(file), digest_size=16).digest(), ""
-        except InputError as error:
-            return file, str(error)
-
-    contents = []
-    for content, error in in_parallel(one, photos.files, f"decoding {split}"):
-        if error:
-            kind = "truncated image" if "truncated" in error else "unreadable image"
-            photos.source.faults.fault(kind, error)
-        contents.append(content)
-    return contents
+def _content(source: Source, file: str) -> bytes:
+    """What tells the content of a photo, once it is decoded."""
+    decode_photo(source, file, 1)
+    return blake2b(source.read(file), digest_size=16).digest()

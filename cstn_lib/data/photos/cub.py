@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cstn_lib.data.photos.faults import quoted
-from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Reader
-from cstn_lib.data.photos.text_table import Line
+from cstn_lib.data.photos.photo_list import Photo, measured
+from cstn_lib.data.photos.reading import Reader
+from cstn_lib.data.photos.text_table import Line, keyed, table_lines
 
 _PARTS, _BOXES = "train_test_split.txt", "bounding_boxes.txt"
 _COLUMNS = {
@@ -43,29 +43,23 @@ class CUB(Reader):
     inner = ("CUB_200_2011",)
 
     def identity(self, split: str) -> object:
-        folders = [f"images/{name}" for name in self.source.folders("images")]
-        photos = [(folder, sorted(self.source.files(folder).items())) for folder in folders]
-        return [self.source.checksums(_COLUMNS), photos]
+        return [self.source.checksums(_COLUMNS), self.source.marks(self._folders())]
 
-    def photos(self, split: str) -> PhotoList:
+    def photos(self, split: str) -> tuple[list[Photo], list[str]]:
         source = self.source
         classes = self._lines("classes.txt")
         names = dict.fromkeys(line.values[1] for line in classes.values())
         label_of = {name: label for label, name in enumerate(names)}
         images = self._lines("images.txt")
         parts, boxes = self._lines(_PARTS, images), self._lines(_BOXES, images)
-        there = {
-            f"{folder}/{name}"
-            for folder in source.folders("images")
-            for name in source.photos(f"images/{folder}")
-        }
+        there = {file for folder in self._folders() for file in source.photos(folder)}
         found, flag_of = [], "0" if split == "test" else "1"
         for number, image in images.items():
-            path = image.values[1]
-            name = path.rpartition("/")[0]
-            absent = [file for file, of in ((_PARTS, parts), (_BOXES, boxes)) if number not in of]
-            if path not in there:
-                image.fault("missing image", source.why_missing(f"images/{path}"))
+            file = f"images/{image.values[1]}"
+            name = image.values[1].rpartition("/")[0]
+            absent = [list_ for list_, of in ((_PARTS, parts), (_BOXES, boxes)) if number not in of]
+            if file not in there:
+                image.fault("missing image", source.why_missing(file))
             elif name not in label_of:
                 image.fault("unknown label", f"class {quoted(name)}, expected one of classes.txt")
             elif absent:
@@ -74,10 +68,10 @@ class CUB(Reader):
             elif (flag := parts[number].values[1]) not in ("0", "1"):
                 message = f"{quoted(flag)}, expected 1 for training or 0 for test"
                 parts[number].fault("unreadable line", message)
-            elif (box := boxes[number].box(boxes[number].values[1:])) and flag == flag_of:
+            elif (box := boxes[number].numbers()) and flag == flag_of:
                 x, y, width, height = box
-                edges = [((x, y, x + width, y + height), boxes[number].where)]
-                found.append(Photo(f"images/{path}", label_of[name], edges))
+                ends = x, y, x + width, y + height
+                found.append(Photo(file, label_of[name], [ends], [boxes[number].where]))
 
         present = {photo.label for photo in found}
         for line in classes.values():
@@ -85,16 +79,20 @@ class CUB(Reader):
                 part = "test" if split == "test" else "training"
                 line.fault("class without image", f"no {part} image of class {line.values[1]}")
         if split != "test":
-            found = self.held_back(split, found)
-        return self.photo_list(split, found, [name.partition(".")[2] or name for name in label_of])
+            found = self.train_or_val(split, found)
+        found = measured(source, found, f"sizes of {self.name} {split}")
+        return found, [name.partition(".")[2] or name for name in label_of]
+
+    def _folders(self) -> list[str]:
+        return [f"images/{name}" for name in self.source.folders("images")]
 
     def _lines(self, file: str, images: Mapping[str, Line] | None = None) -> dict[str, Line]:
         """The lines of a list by their number; of `images` alone, where they are given."""
-        kept = {}
-        for number, line in self.table(file, _COLUMNS[file], " ").keyed().items():
+        kept, columns = {}, _COLUMNS[file]
+        lines = keyed(columns[0], table_lines(self.source, file, columns, " "))
+        for number, line in lines.items():
             if not (number.isascii() and number.isdigit()):
-                message = f"{quoted(number)}, expected the {_COLUMNS[file][0]}"
-                line.fault("unreadable line", message)
+                line.fault("unreadable line", f"{quoted(number)}, expected the {columns[0]}")
             elif images is not None and number not in images:
                 line.fault("unknown image", f"image {number}, expected one of images.txt")
             else:

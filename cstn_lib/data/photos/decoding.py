@@ -16,13 +16,13 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -35,11 +35,6 @@ from cstn_lib.support.progress import Progress
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _EXPECTED = "expected a whole JPEG, PNG, BMP, GIF, TIFF or WebP image"
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112  # tags of TIFF, the last also of EXIF
-_TURNS = (  # by EXIF orientation, from 2 on
-    *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),
-    *(Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
-    *(Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90),
-)
 _LIMIT = "CSTN_MAX_PIXELS"  # where set, of a photo, instead of Pillow's 179 million
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -59,9 +54,9 @@ def decode_photo(source: Source, file: str, side: int) -> np.ndarray:
     data = io.BytesIO(source.read(file))
     with _opened(source, file, data) as image:
         image.load()  # which, of a TIFF, turns it and takes the tag away
-        orientation, photo = _orientation(image), _as_rgb(image)
-        photo = photo.transpose(_TURNS[orientation - 2]) if orientation > 1 else photo
-        return np.asarray(F.resize(photo, [side, side], InterpolationMode.BILINEAR))
+        with suppress(Exception):  # the EXIF part may be damaged and the pixels whole
+            ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(F.resize(_as_rgb(image), [side, side], InterpolationMode.BILINEAR))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -86,38 +81,45 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def read_headers(
-    source: Source, files: Sequence[str], title: str = ""
-) -> tuple[np.ndarray, np.ndarray]:
+def read_headers(source: Source, files: Sequence[str], title: str = "") -> np.ndarray:
     """Sizes and orientations of photos, without decoding them.
 
     Args:
         title: of the progress bar.
 
     Returns:
-        (N, 2) width and height in pixels of the stored raster; 0 where the photo is not readable,
-        which is reported as a fault. (N,) EXIF orientations, 1 to 8.
+        (N, 3) width and height in pixels of the stored raster, and the EXIF orientation, 1 to 8;
+        width and height are 0 where the photo is not readable, which is reported as a fault.
     """
 
-    def header(file: str) -> tuple[int, int, int] | InputError:
+    def header(file: str) -> tuple[int, int, int]:
+        with source.open(file) as data, _opened(source, file, data) as image:
+            size = image.size
+            if image.format == "TIFF":  # whose size may be the one that is shown
+                size = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
+            return *size, _orientation(image)
+
+    headers = [found or (0, 0, 1) for found in tried(source, header, files, title)]
+    return np.array(headers, dtype=np.int64).reshape(-1, 3)
+
+
+def tried(
+    source: Source, work: Callable[[str], Result], files: Sequence[str], title: str
+) -> Iterator[Result | None]:
+    """As `in_parallel`, of photos; None for one that is not readable, which is a fault."""
+
+    def one(file: str) -> Result | InputError:
         try:
-            with source.open(file) as data, _opened(source, file, data) as image:
-                size = image.size
-                if image.format == "TIFF":  # whose size may be the one that is shown
-                    size = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
-                return *size, _orientation(image)
+            return work(file)
         except InputError as error:
             return error
 
-    headers = np.zeros((len(files), 3), dtype=np.int64)
-    for row, found in enumerate(in_parallel(header, files, title)):
+    for file, found in zip(files, in_parallel(one, files, title), strict=True):
         if isinstance(found, InputError):
-            kind = "unreadable image" if source.has(files[row]) else "missing image"
-            source.faults.fault(kind, str(found))
-            headers[row] = 0, 0, 1
-        else:
-            headers[row] = found
-    return headers[:, :2], headers[:, 2]
+            kind = "truncated image" if "truncated" in str(found) else "unreadable image"
+            source.faults.fault(kind if source.has(file) else "missing image", str(found))
+            found = None
+        yield found
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import http
 import http.client
 import lzma
 import os
-import shutil
 import tarfile
 import urllib.error
 import urllib.request
@@ -27,7 +26,7 @@ from torchvision.datasets.utils import check_integrity
 
 from cstn_lib.data.photos.sources import inner_path, is_safe
 from cstn_lib.support.atomic import atomic_directory
-from cstn_lib.support.disk import alone_in, writing
+from cstn_lib.support.disk import alone_in, need_space, writing
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.progress import Progress
 
@@ -125,13 +124,9 @@ def _receive(url: str, part: Path, file: BinaryIO) -> None:
                 done = file.truncate(0)
             missing = int(response.headers.get("Content-Length", 0))
             size = done + missing
-            if missing > (free := shutil.disk_usage(part.parent).free):
-                raise InputError(
-                    f"{part}: {free / 1e9:.1f} GB free, expected {missing / 1e9:.1f} GB; free some "
-                    "space and start again"
-                )
-            bar = Progress(total=size, initial=done, desc=part.stem, unit="B", unit_scale=True)
-            with bar:
+            need_space(part.parent, missing, part)
+            options = {"desc": part.stem, "unit": "B", "unit_scale": True}
+            with Progress(total=size, initial=done, **options) as bar:
                 while chunk := response.read(_CHUNK):
                     with writing(part):  # not to be taken for an error of the network
                         file.write(chunk)
@@ -161,46 +156,32 @@ def unpack(path: Path, folder: Path) -> None:
         InputError: the archive is damaged, does not hold the folder, or holds a path outside it, a
             link or a device.
     """
-    try:
-        with (
-            writing(folder),
-            atomic_directory(folder) as temporary,
-            tarfile.open(path) as archive,
-            Progress(desc=f"unpacking {path.name}", unit="file") as bar,
+    bar = Progress(desc=f"unpacking {path.name}", unit="file")
+
+    def chosen(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo | None:
+        inner = PurePosixPath(inner_path(member.name))
+        for allowed, wrong, expected in (
+            (is_safe(str(inner)), "lies outside the folder", "paths inside"),
+            (member.isfile() or member.isdir(), "is a link or a device", "files and folders alone"),
         ):
-            for member in archive:
-                _check_member(path, member)
-                inner = PurePosixPath(inner_path(member.name))
-                if inner.parts[:1] != (folder.name,):
-                    continue
-                target = temporary.joinpath(*inner.parts[1:])
-                if member.isdir():
-                    target.mkdir(parents=True, exist_ok=True)
-                else:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.extractfile(member) as source, open(target, "wb") as file:
-                        shutil.copyfileobj(source, file)
-                    bar.update()
+            if not allowed:
+                raise InputError(
+                    f"{path}: {member.name!r} {wrong}, expected {expected}; nothing was unpacked"
+                )
+        bar.update()
+        if inner.parts[0] != folder.name:
+            return None
+        # read and written by whoever may do so with any other file
+        name = str(PurePosixPath(*inner.parts[1:]))
+        return member.replace(name=name, mode=None, uid=None, gid=None, uname=None, gname=None)
+
+    try:
+        with writing(folder), atomic_directory(folder) as temporary, bar, tarfile.open(path) as tar:
+            tar.extractall(temporary, filter=chosen)
             if not any(temporary.iterdir()):
                 raise InputError(f"{path}: no folder {folder.name} in it, expected one")
-    except _DAMAGED as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise InputError(
             f"{path}: damaged, expected a whole tar archive ({first_line(error)}); move it away "
             "and start again"
         ) from error
-
-
-_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
-
-
-def _check_member(path: Path, member: tarfile.TarInfo) -> None:
-    if not is_safe(inner_path(member.name)):
-        raise InputError(
-            f"{path}: {member.name!r} lies outside the folder, expected paths inside; nothing was "
-            "unpacked"
-        )
-    if not (member.isfile() or member.isdir()):
-        raise InputError(
-            f"{path}: {member.name!r} is a link or a device, expected files and folders alone; "
-            "nothing was unpacked"
-        )

@@ -12,12 +12,13 @@ follow the sorted names of the folders of ``train``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cstn_lib.data.photos.faults import quoted
-from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import SPLITS, Photo, Reader
+from cstn_lib.data.photos.photo_list import Photo, measured
+from cstn_lib.data.photos.reading import SPLITS, Reader
 from cstn_lib.data.photos.sources import inner_path
+from cstn_lib.data.photos.text_table import Line, table_lines
 from cstn_lib.support.errors import InputError
 
 _TABLE = "boxes.csv"
@@ -33,14 +34,12 @@ class Folder(Reader):
     published = False
 
     def identity(self, split: str) -> object:
-        classes = [f"{split}/{name}" for name in self.source.folders(split)]
-        return [
-            self.source.checksum(_TABLE) if self.source.has(_TABLE) else None,
-            self.source.folders("train"),
-            [(name, sorted(self.source.files(name).items())) for name in classes],
-        ]
+        source = self.source
+        table = source.checksum(_TABLE) if source.has(_TABLE) else None
+        classes = [f"{split}/{name}" for name in source.folders(split)]
+        return [table, source.folders("train"), source.marks(classes)]
 
-    def photos(self, split: str) -> PhotoList:
+    def photos(self, split: str) -> tuple[list[Photo], list[str]]:
         source = self.source
         classes, names = source.folders("train"), source.folders(split)
         if len(classes) < 2:
@@ -57,32 +56,37 @@ class Folder(Reader):
             message = f"class {quoted(name)}, expected one of train"
             source.fault("unknown label", message, f"{split}/{name}")
         folders = {f"{split}/{name}": label for label, name in enumerate(classes) if name in names}
-        files, labels = self.class_photos(folders)
-        boxes = self._boxes(split, files)
-        for file, found in boxes.items():
-            if split != "train" and not found:
-                source.fault("no box", f"no box, expected a line of it in {_TABLE}", file)
-        photos = [
-            Photo(file, label, boxes[file]) for file, label in zip(files, labels, strict=True)
-        ]
-        return self.photo_list(split, photos, classes, as_shown=True)
+        photos = self._with_boxes(split, self.class_photos(folders))
+        for photo in photos:
+            if split != "train" and not photo.boxes:
+                source.fault("no box", f"no box, expected a line of it in {_TABLE}", photo.file)
+        return measured(source, photos, f"sizes of {self.name} {split}", as_shown=True), classes
 
-    def _boxes(
-        self, split: str, files: Sequence[str]
-    ) -> dict[str, list[tuple[Sequence[float], str]]]:
-        """By photo, the boxes in pixels with the place of each."""
-        boxes: dict[str, list[tuple[Sequence[float], str]]] = {file: [] for file in files}
-        needed = split != "train" or self.source.has(_TABLE)
-        for line in self.table(_TABLE, _COLUMNS, ",").below_header() if needed else ():
+    def _with_boxes(self, split: str, photos: Sequence[Photo]) -> list[Photo]:
+        """Those photos with the boxes of the table, in pixels."""
+        found = {photo.file: photo._replace(boxes=[], places=[]) for photo in photos}
+        for line in self._lines() if split != "train" or self.source.has(_TABLE) else ():
             image = inner_path(line.values[0].strip())
             if not image.startswith(f"{split}/"):
                 if image.partition("/")[0] not in SPLITS:
                     message = f"{quoted(image)}, expected a path from train, val or test"
                     line.fault("unknown image", message)
                 continue
-            box = line.box(line.values[1:])
-            if image not in boxes:
+            box = line.numbers()
+            if image not in found:
                 line.fault("missing image", self.source.why_missing(image))
             elif box:
-                boxes[image].append((box, line.where))
-        return boxes
+                found[image].boxes.append(box)
+                found[image].places.append(line.where)
+        return list(found.values())
+
+    def _lines(self) -> Iterator[Line]:
+        """The lines of the table below its header."""
+        lines = table_lines(self.source, _TABLE, _COLUMNS, ",")
+        header = next(lines, Line(self.source, _TABLE, 1, []))
+        if [name.strip() for name in header.values] != list(_COLUMNS):
+            raise InputError(
+                f"{header.where}: {quoted(','.join(header.values))}, expected the header "
+                f"{','.join(_COLUMNS)}"
+            )
+        return lines

@@ -26,7 +26,7 @@ anew when a folder or an annotation file changes, not when a photo is replaced i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -34,11 +34,10 @@ from xml.etree import ElementTree
 
 from cstn_lib.data.photos.decoding import in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
-from cstn_lib.data.photos.order import train_or_val
-from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Reader, is_wnid
+from cstn_lib.data.photos.photo_list import Photo, measured
+from cstn_lib.data.photos.reading import Reader, is_wnid
 from cstn_lib.data.photos.sources import FolderSource
-from cstn_lib.data.photos.text_table import box_numbers
+from cstn_lib.data.photos.text_table import Line
 from cstn_lib.support.errors import InputError
 
 HELD_BACK = 20  # images of each class that training never sees
@@ -49,13 +48,12 @@ _MAPPING = "LOC_synset_mapping.txt"
 _ENDS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class _Box(NamedTuple):
-    """One box with its class, the file it was read from, and the size of its image where known."""
+class _Note(NamedTuple):
+    """An XML file: the size of its image, and class and box, in pixels, of each object."""
 
-    wnid: str
-    pixels: Sequence[float]
-    file: str
-    size: tuple[int, int]
+    file: str = ""
+    size: tuple[int, int] = (0, 0)
+    objects: Sequence[tuple[str, Sequence[float]]] = ()
 
 
 class ILSVRC(Reader):
@@ -86,100 +84,81 @@ class ILSVRC(Reader):
     def lasting_name(self, file: str) -> str:
         return file.rpartition("/")[2]
 
-    def photos(self, split: str) -> PhotoList:
-        return self._test() if split == "test" else self._train_or_val(split)
+    def photos(self, split: str) -> tuple[list[Photo], list[str]]:
+        part, names = "val" if split == "test" else "train", self._names()
+        base = self._folder(part)
+        if not base:
+            where = self.source.where(part)
+            raise InputError(f"{where}: missing, expected the images of ILSVRC")
+        if train := self._folder("train"):
+            wnids = [name for name in self.source.folders(train) if is_wnid(name)]
+        else:
+            wnids = sorted(names)
+        if split == "test":
+            folders = [f"{base}/{name}" for name in self.source.folders(base)]
+            files = self.source.photos(base, folders_too=True)
+            files += [file for folder in folders for file in self.source.photos(folder)]
+            photos = [Photo(file, -1) for file in files]  # its boxes tell the class
+        else:
+            photos = self._train_or_val(split, base, wnids)
+        if split != "train":
+            notes = self._notes(part, [photo.file for photo in photos])
+            if not wnids:
+                wnids = sorted({wnid for note in notes for wnid, _ in note.objects})
+            photos = self._with_boxes(split, photos, notes, wnids)
+            photos = measured(self.source, photos, f"sizes of {self.name} {split}")
+        return photos, [names.get(wnid, wnid) for wnid in wnids]
 
-    def _train_or_val(self, split: str) -> PhotoList:
-        base, source = self._needed_folder("train"), self.source
-        wnids = self._wnids()
-        for name in sorted({*source.folders(base), *source.names(base)}.difference(wnids)):
+    def _train_or_val(self, split: str, base: str, wnids: Sequence[str]) -> list[Photo]:
+        for name in sorted(
+            {*self.source.folders(base), *self.source.names(base)}.difference(wnids)
+        ):
             message = "expected a folder named like n01440764"
-            source.oddity("no class, passed over", message, f"{base}/{name}")
+            self.source.oddity("no class, passed over", message, f"{base}/{name}")
         folders = {f"{base}/{wnid}": label for label, wnid in enumerate(wnids)}
-        files, labels = self.class_photos(folders)
-        names = [self.lasting_name(file) for file in files]
-        rows = train_or_val(split, names, labels, lambda row: source.where(files[row]), HELD_BACK)
-        files, labels = [files[row] for row in rows], labels[rows]
-        if split == "train":
-            return PhotoList.without_boxes(source, files, labels, self._class_names(wnids))
-        boxes = self._boxes("train", files)
-        annotated = {f: label for f, label in zip(files, labels, strict=True) if boxes[f]}
-        return self._with_boxes(split, annotated, boxes, wnids)
-
-    def _test(self) -> PhotoList:
-        base, source = self._needed_folder("val"), self.source
-        files = [f"{base}/{name}" for name in source.photos(base, folders_too=True)]
-        for wnid in source.folders(base):
-            files += [f"{base}/{wnid}/{name}" for name in source.photos(f"{base}/{wnid}")]
-        boxes = self._boxes("val", files)
-        wnids = self._wnids() or sorted({box.wnid for found in boxes.values() for box in found})
-        label_of = {wnid: label for label, wnid in enumerate(wnids)}
-        kept = {}
-        for file, found in boxes.items():
-            if not found:
-                source.fault("no box", "no box, expected one or more", file)
-            elif found[0].wnid not in label_of:
-                self._other_class(found[0], "one of the classes of train")
-            else:
-                kept[file] = label_of[found[0].wnid]
-        return self._with_boxes("test", kept, boxes, wnids)
+        return self.train_or_val(split, self.class_photos(folders), HELD_BACK)
 
     def _with_boxes(
-        self,
-        split: str,
-        label_of: Mapping[str, int],
-        boxes: Mapping[str, Sequence[_Box]],
-        wnids: Sequence[str],
-    ) -> PhotoList:
-        photos = []
-        for file, label in label_of.items():
-            own = []
-            for box in boxes[file]:
-                if box.wnid == wnids[label]:
-                    own.append((box.pixels, self.source.where(box.file)))
+        self, split: str, photos: Sequence[Photo], notes: Sequence[_Note], wnids: Sequence[str]
+    ) -> list[Photo]:
+        """Those that have boxes, with their boxes in pixels."""
+        found, label_of = [], {wnid: label for label, wnid in enumerate(wnids)}
+
+        def other_class(file: str, wnid: str, expected: str) -> None:
+            message = f"class {quoted(wnid)}, expected {expected}"
+            self.source.fault("unknown label", message, file)
+
+        for photo, (file, size, objects) in zip(photos, notes, strict=True):
+            if not objects:
+                if split == "test":
+                    self.source.fault("no box", "no box, expected one or more", photo.file)
+                continue
+            own = objects[0][0] if split == "test" else wnids[photo.label]
+            if own not in label_of:
+                other_class(file, own, "one of the classes of train")
+                continue
+            boxes = []
+            for wnid, box in objects:
+                if wnid == own:
+                    boxes.append(box)
                 else:
-                    self._other_class(box, wnids[label])
-            photos.append(Photo(file, label, own, boxes[file][0].size))
-        return self.photo_list(split, photos, self._class_names(wnids))
-
-    def _other_class(self, box: _Box, expected: str) -> None:
-        message = f"class {quoted(box.wnid)}, expected {expected}"
-        self.source.fault("unknown label", message, box.file)
-
-    # Classes
-
-    def _wnids(self) -> list[str]:
-        """The classes: folders of train, or lines of the mapping where train is not there."""
-        base = self._folder("train")
-        if base:
-            return [name for name in self.source.folders(base) if is_wnid(name)]
-        return sorted(self._names())
-
-    def _class_names(self, wnids: Sequence[str]) -> list[str]:
-        names = self._names()
-        return [names.get(wnid, wnid) for wnid in wnids]
+                    other_class(file, wnid, own)
+            places = [self.source.where(file)] * len(boxes)
+            found.append(Photo(photo.file, label_of[own], boxes, places, size))
+        return found
 
     def _names(self) -> dict[str, str]:
         return self.class_names(_MAPPING, " ", "WNID and names")
 
-    # Folders
-
     def _folder(self, part: str, bases: Sequence[str] = _PHOTOS) -> str:
         """Where ``train`` or ``val`` is, by default that of the photos; empty where it is not."""
-        folders = (f"{base}/{part}" for base in bases)
-        found = (str(PurePosixPath(f)) for f in folders if os.path.isdir(self.source.top / f))
-        return next(found, "")
-
-    def _needed_folder(self, part: str) -> str:
-        folder = self._folder(part)
-        if not folder:
-            raise InputError(f"{self.source.where(part)}: missing, expected the images of ILSVRC")
-        return folder
+        folders = (str(PurePosixPath(base, part)) for base in bases)
+        return next((folder for folder in folders if self.source.has(f"{folder}/")), "")
 
     # Boxes
 
-    def _boxes(self, part: str, files: Sequence[str]) -> dict[str, list[_Box]]:
-        """The boxes of each of these photos; an empty list where it has none."""
+    def _notes(self, part: str, files: Sequence[str]) -> list[_Note]:
+        """The annotations of each of these photos; without any object where it has none."""
         source, folder = self.source, self._folder(part, _BOXES)
         if not folder:
             where = source.where(f"Annotations/{part}")
@@ -188,37 +167,35 @@ class ILSVRC(Reader):
         listed = {
             _stem(name): f"{place}/{name}" for place in places for name in source.names(place)
         }
-        photo_of = {_stem(file): file for file in files}
         if part == "val":
-            for stem in sorted(listed.keys() - photo_of):
+            for stem in sorted(listed.keys() - map(_stem, files)):
                 source.fault("missing image", f"no image of that name in {part}", listed[stem])
-        found = [stem for stem in photo_of if stem in listed]
+        xml = [listed.get(_stem(file), "") for file in files]
         texts = in_parallel(
-            lambda stem: source.read(listed[stem]), found, f"boxes of {self.name} {part}"
+            lambda file: file and source.read(file), xml, f"boxes of {self.name} {part}"
         )
-        boxes: dict[str, list[_Box]] = {file: [] for file in files}
-        for stem, text in zip(found, texts, strict=True):
-            boxes[photo_of[stem]] = self._parse_xml(listed[stem], text)
-        return boxes
+        return [
+            self._parse(file, text) if file else _Note()
+            for file, text in zip(xml, texts, strict=True)
+        ]
 
-    def _parse_xml(self, file: str, text: bytes) -> list[_Box]:
+    def _parse(self, file: str, text: bytes) -> _Note:
         try:
             root = ElementTree.fromstring(text)
         except ElementTree.ParseError as error:
             self.source.fault("unreadable annotation", f"not whole XML ({error})", file)
-            return []
+            return _Note()
         size = [root.findtext(f"size/{side}", "0").strip() for side in ("width", "height")]
         if not all(text.isdecimal() and len(text) < 10 for text in size):
             message = f"size {quoted(' '.join(size))}, expected width and height in pixels"
             self.source.fault("unreadable annotation", message, file)
-            return []
-        boxes = []
+            return _Note()
+        objects = []
         for item in root.iter("object"):
             ends = [item.findtext(f"bndbox/{end}", "") for end in _ENDS]
-            if pixels := box_numbers(self.source, ends, file):
-                name = item.findtext("name", "")
-                boxes.append(_Box(name, pixels, file, (int(size[0]), int(size[1]))))
-        return boxes
+            if box := Line(self.source, file, None, ends).numbers():
+                objects.append((item.findtext("name", ""), box))
+        return _Note(file, (int(size[0]), int(size[1])), objects)
 
 
 def _stem(file: str) -> str:

@@ -17,18 +17,17 @@ original or be a square, to which it was squashed.
 
 from __future__ import annotations
 
-import csv
 import zlib
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
+import pandas as pd
 from torchvision import datasets
 
-from cstn_lib.data.photos.order import hold_back
-from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Reader
+from cstn_lib.data.photos.order import place_in_class
+from cstn_lib.data.photos.photo_list import Photo, measured
+from cstn_lib.data.photos.reading import Reader
 from cstn_lib.data.photos.sources import is_photo
 from cstn_lib.support.errors import InputError
 
@@ -50,70 +49,69 @@ class Imagenette(Reader):
     inner = ("imagenette2", "imagenette2-320", "imagenette2-224", "imagenette2-160")
 
     def identity(self, split: str) -> object:
-        found = [(folder, sorted(self.source.files(folder).items())) for folder in self._folders()]
-        return [zlib.crc32(_table().encode()), found]
+        return [zlib.crc32(_table().encode()), self.source.marks(self._folders())]
 
     def lasting_name(self, file: str) -> str:
         return file.rpartition("/")[2]
 
-    def photos(self, split: str) -> PhotoList:
-        source, expected = self.source, f"expected one of {', '.join(CLASSES)}"
-        for folder in self._folders():
-            if folder.rpartition("/")[2] not in CLASSES and any(
-                map(is_photo, source.names(folder))
-            ):
-                source.fault("unknown label", f"no class of Imagenette, {expected}", folder)
+    def photos(self, split: str) -> tuple[list[Photo], list[str]]:
+        source = self.source
         file_of: dict[str, str] = {}
         for folder in self._folders():
-            for name in source.photos(folder) if folder.rpartition("/")[2] in CLASSES else ():
-                first = file_of.setdefault(name, f"{folder}/{name}")
-                if first != f"{folder}/{name}":
+            if folder.rpartition("/")[2] not in CLASSES:
+                if any(map(is_photo, source.names(folder))):
+                    message = f"no class of Imagenette, expected one of {', '.join(CLASSES)}"
+                    source.fault("unknown label", message, folder)
+                continue
+            for file in source.photos(folder):
+                first = file_of.setdefault(self.lasting_name(file), file)
+                if first != file:
                     message = f"again, expected once (it is in {source.where(first)})"
-                    source.fault("listed twice", message, f"{folder}/{name}")
-        return self._train(file_of) if split == "train" else self._with_boxes(split, file_of)
+                    source.fault("listed twice", message, file)
+        if split == "train":
+            found = self._train(file_of)
+        else:
+            found = self._with_boxes(split, file_of)
+            found = measured(source, found, f"sizes of {self.name} {split}", resized=True)
+        return found, list(CLASSES.values())
 
-    def _folders(self) -> Iterator[str]:
-        for part in _PARTS:
-            yield from (f"{part}/{name}" for name in self.source.folders(part))
+    def _folders(self) -> list[str]:
+        return [f"{part}/{name}" for part in _PARTS for name in self.source.folders(part)]
 
-    def _train(self, file_of: dict[str, str]) -> PhotoList:
-        chosen = [file for name, file in file_of.items() if not _is_validation(name)]
-        labels = [_label(file) for file in chosen]
+    def _train(self, file_of: dict[str, str]) -> list[Photo]:
+        found = [
+            Photo(file, _label(file)) for name, file in file_of.items() if not _is_validation(name)
+        ]
+        present = {photo.label for photo in found}
         for label, wnid in enumerate(CLASSES):
-            if label not in labels:
+            if label not in present:
                 message = f"no training image of {wnid}, expected {wnid}_*.JPEG"
                 self.source.fault("class without image", message, "train")
-        labels = np.array(labels, dtype=np.int64)
-        return PhotoList.without_boxes(self.source, chosen, labels, list(CLASSES.values()))
+        return found
 
-    def _with_boxes(self, split: str, file_of: dict[str, str]) -> PhotoList:
-        source, annotated = self.source, _annotated()
-        there = [name for name in annotated if name in file_of]
-        if not there:
+    def _with_boxes(self, split: str, file_of: dict[str, str]) -> list[Photo]:
+        source, annotated, wnids = self.source, _annotated(), list(CLASSES)
+        if not annotated.keys() & file_of:
             raise InputError(
                 f"{source.top}: no validation image of ILSVRC in train or val, expected all "
                 f"{len(annotated)} ILSVRC2012_val_*.JPEG of its classes: they are val and test"
             )
-        for name, (wnid, _) in annotated.items():
-            if name not in file_of:
-                message = f"no {name}, expected it here or in train/{wnid}"
-                source.fault("missing image", message, f"val/{wnid}")
         for name in filter(_is_validation, file_of):
             if name not in annotated:
                 source.fault("no box", f"no box of it in {_TABLE}, expected one", file_of[name])
         found = []
-        for name in there:
-            wnid, photo = annotated[name]
-            if _label(file_of[name]) == photo.label:
+        for name, photo in annotated.items():
+            wnid = wnids[photo.label]
+            if name not in file_of:
+                message = f"no {name}, expected it here or in train/{wnid}"
+                source.fault("missing image", message, f"val/{wnid}")
+            elif _label(file_of[name]) == photo.label:
                 found.append(photo._replace(file=file_of[name]))
             else:
                 message = f"an image of {wnid}, expected in its folder"
                 source.fault("unknown label", message, file_of[name])
-        names = [self.lasting_name(photo.file) for photo in found]
-        labels = np.array([photo.label for photo in found], dtype=np.int64)
-        held = hold_back(names, labels, np.full(len(CLASSES), VAL_PER_CLASS))
-        found = [photo for photo, val in zip(found, held, strict=True) if val == (split == "val")]
-        return self.photo_list(split, found, list(CLASSES.values()), resized=True)
+        val = place_in_class(*self.names_and_labels(found)) < VAL_PER_CLASS
+        return [found[row] for row in np.flatnonzero(val == (split == "val"))]
 
 
 def _is_validation(name: str) -> bool:
@@ -129,17 +127,12 @@ def _table() -> str:
 
 
 @cache
-def _annotated() -> dict[str, tuple[str, Photo]]:
-    """WNID, and the photo without its place, of each image with boxes."""
-    found: dict[str, tuple[str, Photo]] = {}
-    lines = enumerate(_table().splitlines(), start=1)
-    lines = [(number, line) for number, line in lines if not line.startswith("#")]
-    rows = csv.DictReader(line for _, line in lines)
-    for (number, _), row in zip(lines[1:], rows, strict=True):
-        name = f"{row['image']}.JPEG"
-        size = int(row["width"]), int(row["height"])
-        photo = Photo(name, list(CLASSES).index(row["wnid"]), [], size)
-        box = [float(row[end]) for end in ("x0", "y0", "x1", "y1")]
-        boxes = found.setdefault(name, (row["wnid"], photo))[1].boxes
-        boxes.append((box, f"{_TABLE}, line {number}"))
+def _annotated() -> dict[str, Photo]:
+    """By its name, each image with boxes, as a photo without its place."""
+    found: dict[str, Photo] = {}
+    for row in pd.read_csv(files(__package__) / _TABLE, comment="#").itertuples():
+        name, label = f"{row.image}.JPEG", list(CLASSES).index(row.wnid)
+        photo = found.setdefault(name, Photo(name, label, [], [], (row.width, row.height)))
+        photo.boxes.append([row.x0, row.y0, row.x1, row.y1])
+        photo.places.append(f"{_TABLE}, box {row.Index + 1}")
     return found

@@ -6,185 +6,128 @@ turned by its EXIF orientation, clipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from cstn_lib.data.photos.decoding import read_headers
 from cstn_lib.data.photos.sources import Source
 
 
-@dataclass(frozen=True)
-class PhotoList:
-    """The photos of a split, before any is decoded.
+class Photo(NamedTuple):
+    """A photo as the annotations describe it.
 
     Attributes:
-        source: where the files are.
-        files: N names, relative to the source's top.
-        labels: (N,) int64.
-        boxes: (M, 4) ``xyxy`` in [0, 1] of the upright image, in the order of the files.
-        box_offsets: (N + 1,) as in `cstn_lib.data.images.ImageSet`.
-        class_names: one per class.
+        boxes: ``xyxy`` in pixels, as edges: a box around all of an image w wide ends at w. What
+            `measured` returns has them in [0, 1].
+        places: where each box was read, for messages.
+        size: width and height in pixels that they were measured in; 0 where not known.
     """
 
-    source: Source
-    files: Sequence[str]
-    labels: np.ndarray
-    boxes: np.ndarray
-    box_offsets: np.ndarray
-    class_names: Sequence[str]
-
-    @classmethod
-    def without_boxes(
-        cls, source: Source, files: Sequence[str], labels: np.ndarray, class_names: Sequence[str]
-    ) -> PhotoList:
-        offsets = np.zeros(len(files) + 1, np.int64)
-        return cls(source, files, labels, np.empty((0, 4)), offsets, class_names)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def take(self, rows: np.ndarray) -> PhotoList:
-        """The photos of these rows, in this order."""
-        counts = np.diff(self.box_offsets)[rows]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        chosen = np.repeat(self.box_offsets[:-1][rows] - offsets[:-1], counts)
-        return replace(
-            self,
-            files=[self.files[row] for row in rows],
-            labels=self.labels[rows],
-            boxes=self.boxes[chosen + np.arange(len(chosen))],
-            box_offsets=offsets,
-        )
+    file: str
+    label: int
+    boxes: Sequence[Sequence[float]] = ()
+    places: Sequence[str] = ()
+    size: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
-class PixelBoxes:
-    """Boxes as the annotations of a data set give them.
-
-    Attributes:
-        owners: (M,) the photo of each, by its row.
-        pixels: (M, 4) ``xyxy`` in pixels, as edges: a box around all of an image w wide ends at w.
-        where: names the line of box m, for messages.
-        as_shown: whether they belong to the image as shown, turned by its EXIF orientation; False:
-            to the stored raster, as software and browsers showed it when the archives were made.
-    """
-
-    owners: np.ndarray
-    pixels: np.ndarray
-    where: Callable[[int], str]
-    as_shown: bool = False
-
-
-def unit_photo_list(
+def measured(
     source: Source,
-    files: Sequence[str],
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    given: PixelBoxes,
-    *,
+    photos: Sequence[Photo],
     title: str,
-    sizes: np.ndarray,
+    *,
+    as_shown: bool = False,
     resized: bool = False,
-) -> PhotoList:
-    """A `PhotoList` from boxes in pixels; the sizes are read from the photos' headers.
+) -> list[Photo]:
+    """Photos with boxes in [0, 1]; their sizes are read from the files.
 
-    Boxes that reach outside are clipped and counted as an oddity. A photo that is not readable and
-    a box without area are faults; a photo that has lost a box that way is left out.
+    A photo that is not readable, that has another size than the annotations say, or a box without
+    area is a fault and left out.
 
     Args:
         title: of the progress bar.
-        sizes: (N, 2) width and height that the boxes were measured in; 0 where not known. A photo
-            of another size is a fault.
-        resized: photos are copies of those, of any size: one of another shape is a fault, but for a
-            square, to which it was squashed. All sizes are known.
+        as_shown: whether boxes belong to the image as shown, turned by its EXIF orientation; False:
+            to the stored raster, as software and browsers showed it when the archives were made,
+            unless only the shown one has the annotations' size.
+        resized: photos are copies of those of the annotations, of any size: one of another shape is
+            a fault, but for a square, to which it was squashed. All sizes are known.
     """
-    stored, orientations = read_headers(source, files, title)
-    shown = np.where((orientations > 4)[:, None], stored[:, ::-1], stored)
-    usable = stored.all(axis=1)
-    as_shown = np.full(len(files), given.as_shown)
-    known = sizes.all(axis=1) & usable
-    as_stored = _fits(sizes, stored, resized)
-    as_shown |= known & ~as_stored & _fits(sizes, shown, resized)
-    for row in np.flatnonzero(known & ~as_stored & ~as_shown):
-        (width, height), (expected_width, expected_height) = stored[row], sizes[row]
-        message = f"{width} x {height} pixels, expected {expected_width} x {expected_height}"
-        message += " as in the annotations" + (", smaller, or a square" if resized else "")
-        source.fault("photo of another size", message, files[row])
-        usable[row] = False
+    found = []
+    headers = read_headers(source, [photo.file for photo in photos], title)
+    for photo, (*stored, orientation) in zip(photos, headers.tolist(), strict=True):
+        shown = stored[::-1] if orientation > 4 else stored
+        turned = as_shown
+        if not all(stored):  # a fault already
+            continue
+        if all(photo.size) and not _fits(photo.size, stored, resized):
+            turned = turned or _fits(photo.size, shown, resized)
+            if not turned:
+                message = "{} x {} pixels, expected {} x {} as in the annotations".format(
+                    *stored, *photo.size
+                )
+                message += ", smaller, or a square" if resized else ""
+                source.fault("photo of another size", message, photo.file)
+                continue
+        size = photo.size if resized else shown if turned else stored
+        boxes = unit_boxes(source, photo, size, 1 if turned else orientation)
+        if boxes is not None:
+            found.append(photo._replace(boxes=boxes))
+    return found
 
-    measured = sizes.copy() if resized else np.where(as_shown[:, None], shown, stored)
-    measured[~usable] = 0
-    turns = np.where(as_shown, 1, orientations)
-    owners, boxes, empty = measured_boxes(source, given, measured, turns)
-    usable[owners[empty]] = False
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(files)))])
-    photos = PhotoList(source, files, np.asarray(labels), boxes, offsets, class_names)
-    return photos if usable.all() else photos.take(np.flatnonzero(usable))
 
-
-def _fits(sizes: np.ndarray, found: np.ndarray, resized: bool) -> np.ndarray:
-    """Which photos of the sizes `found` (N, 2) may be those of `sizes` (N, 2)."""
+def _fits(size: Sequence[int], found: Sequence[int], resized: bool) -> bool:
+    """Whether a photo of the size `found` may be that of `size`."""
     if not resized:
-        return (sizes == found).all(axis=1)
+        return list(size) == list(found)
     # a side of a smaller copy is off by up to a pixel
-    crossed = np.abs(sizes[:, 0] * found[:, 1] - sizes[:, 1] * found[:, 0])
-    return (crossed <= sizes.max(axis=1)) | (found[:, 0] == found[:, 1])
+    crossed = abs(size[0] * found[1] - size[1] * found[0])
+    return crossed <= max(size) or found[0] == found[1]
 
 
-def measured_boxes(
-    source: Source, given: PixelBoxes, sizes: np.ndarray, orientations: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes in pixels as fractions of the upright image, clipped.
+def unit_boxes(
+    source: Source, photo: Photo, size: Sequence[int], orientation: int = 1
+) -> list[list[float]] | None:
+    """The boxes of a photo as fractions of the upright image.
+
+    One that reaches outside is clipped, an oddity; one without area is a fault.
 
     Args:
-        sizes: (N, 2) width and height that each photo's boxes were measured in; 0 where not known:
-            its boxes are left out.
-        orientations: (N,) EXIF orientation that its boxes have still to be turned by.
+        size: width and height that they were measured in.
+        orientation: by which they have still to be turned, as in EXIF.
 
     Returns:
-        (M,) the photo of each box, ascending; (M, 4) boxes; (M,) which have no area, a fault.
+        ``xyxy`` in [0, 1]; None where a box has no area.
     """
-    order = np.argsort(given.owners, kind="stable")
-    order = order[sizes.all(axis=1)[given.owners[order]]]
-    owners = given.owners[order]
-    unit = given.pixels[order] / np.tile(sizes[owners], (1, 2))
-    if orientations is not None:
-        unit = turn_upright(unit, orientations[owners])
-    boxes = unit.clip(0, 1)
-    empty = ((unit[:, :2] >= unit[:, 2:]) | (boxes[:, :2] >= boxes[:, 2:])).any(axis=1)
-    outside = (boxes != unit).any(axis=1)
-
-    def shown(box: int) -> str:
-        width, height = sizes[owners[box]]
-        pixels = " ".join(f"{value:g}" for value in given.pixels[order[box]])
-        return f"{given.where(order[box])}: box {pixels} %s its image of {width} x {height} pixels"
-
-    for box in np.flatnonzero(empty):
-        message = shown(box) % "covers nothing of"
-        source.faults.fault("box without area", f"{message}, expected x0 < x1 and y0 < y1")
-    clipped = np.flatnonzero(outside & ~empty)
-    if len(clipped):
-        message = shown(clipped[0]) % "leaves"
-        source.faults.oddity("box partly outside, clipped", message, len(clipped))
-    return owners, boxes, empty
+    boxes = []
+    for pixels, place in zip(photo.boxes, photo.places, strict=True):
+        x0, y0, x1, y1 = pixels
+        unit = [x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]]
+        unit = turn_upright(unit, orientation)
+        boxes.append([min(max(end, 0.0), 1.0) for end in unit])
+        x0, y0, x1, y1 = boxes[-1]
+        ends = " ".join(f"{end:g}" for end in pixels)
+        of_image = f"its image of {size[0]} x {size[1]} pixels"
+        if x0 >= x1 or y0 >= y1:
+            message = f"{place}: box {ends} covers nothing of {of_image}"
+            source.faults.fault("box without area", f"{message}, expected x0 < x1 and y0 < y1")
+            return None
+        if boxes[-1] != unit:
+            message = f"{place}: box {ends} leaves {of_image}"
+            source.faults.oddity("box partly outside, clipped", message)
+    return boxes
 
 
-def turn_upright(boxes: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Boxes of the stored raster as boxes of the image that is shown.
+def turn_upright(box: Sequence[float], orientation: int) -> list[float]:
+    """A box of the stored raster as one of the image that is shown.
 
     Args:
-        boxes: (M, 4) ``xyxy`` in fractions of the stored raster.
-        orientations: (M,) the EXIF orientation, 1 to 8, of each box's image.
+        box: ``xyxy`` in fractions of the stored raster.
+        orientation: 1 to 8, as in EXIF.
     """
-    # exchange of the axes, then a left-right flip, then a top-bottom flip
-    steps = (
-        (range(5, 9), lambda x0, y0, x1, y1: (y0, x0, y1, x1)),
-        ((2, 3, 6, 7), lambda x0, y0, x1, y1: (1 - x1, y0, 1 - x0, y1)),
-        ((3, 4, 7, 8), lambda x0, y0, x1, y1: (x0, 1 - y1, x1, 1 - y0)),
-    )
-    for turned, step in steps:
-        chosen = np.isin(orientations, turned)[:, None]
-        boxes = np.where(chosen, np.stack(step(*boxes.T), axis=1), boxes)
-    return boxes
+    x0, y0, x1, y1 = box
+    if orientation in (5, 6, 7, 8):
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    if orientation in (2, 3, 6, 7):
+        x0, x1 = 1 - x1, 1 - x0
+    if orientation in (3, 4, 7, 8):
+        y0, y1 = 1 - y1, 1 - y0
+    return [x0, y0, x1, y1]

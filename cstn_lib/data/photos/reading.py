@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,31 +31,18 @@ from cstn_lib.data.images import (
 )
 from cstn_lib.data.photos.decoding import decode_photo, in_parallel
 from cstn_lib.data.photos.faults import Faults, quoted
-from cstn_lib.data.photos.order import balanced_order, train_or_val
-from cstn_lib.data.photos.photo_list import PhotoList, PixelBoxes, unit_photo_list
+from cstn_lib.data.photos.order import balanced_order, place_in_class
+from cstn_lib.data.photos.photo_list import Photo
 from cstn_lib.data.photos.sources import FolderSource, Source, open_source
-from cstn_lib.data.photos.text_table import TextTable, text_lines
+from cstn_lib.data.photos.text_table import text_lines
 from cstn_lib.support.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
 STORED_AT_MOST = 20_000_000_000
 """Bytes of decoded pixels; a larger split is decoded on the fly, but for photos in a zip."""
 
+_HELD_BACK = 0.1  # of each class of a training folder: the val split
 _RECIPE = 3  # goes up when the same source would be turned into other arrays
-
-
-class Photo(NamedTuple):
-    """A photo as the annotations describe it.
-
-    Attributes:
-        boxes: ``xyxy`` in pixels, as edges, each with the place it was read from, for messages.
-        size: width and height in pixels that they were measured in; 0 where not known.
-    """
-
-    file: str
-    label: int
-    boxes: Sequence[tuple[Sequence[float], str]]
-    size: tuple[int, int] = (0, 0)
 
 
 def is_wnid(text: str) -> bool:
@@ -108,8 +95,10 @@ class Reader(ABC):
         return file
 
     @abstractmethod
-    def photos(self, split: str) -> PhotoList:
-        """The photos of a split, in any order; what is wrong with them goes to the faults.
+    def photos(self, split: str) -> tuple[list[Photo], Sequence[str]]:
+        """The photos of a split in any order, boxes in [0, 1], and the name of each class.
+
+        What is wrong with them goes to the faults.
 
         Raises:
             InputError: a part of the layout is missing.
@@ -117,19 +106,15 @@ class Reader(ABC):
 
     # For subclasses
 
-    def table(self, file: str, names: Sequence[str], separator: str) -> TextTable:
-        return TextTable(self.source, file, names, separator)
-
-    def class_photos(self, folders: Mapping[str, int]) -> tuple[list[str], np.ndarray]:
-        """The photos in folders of one class each, and their labels; an empty one is a fault."""
-        files, labels = [], []
+    def class_photos(self, folders: Mapping[str, int]) -> list[Photo]:
+        """The photos in folders of one class each, by its label; an empty one is a fault."""
+        found = []
         for folder, label in folders.items():
-            names = self.source.photos(folder)
-            if not names:
+            files = self.source.photos(folder)
+            if not files:
                 self.source.fault("class without image", "no image in it", folder)
-            files += [f"{folder}/{name}" for name in names]
-            labels += [label] * len(names)
-        return files, np.array(labels, dtype=np.int64)
+            found += [Photo(file, label) for file in files]
+        return found
 
     def class_names(self, file: str, separator: str, expected: str) -> dict[str, str]:
         """The first name of each WNID in a file, if it is there, of lines WNID, names."""
@@ -142,40 +127,30 @@ class Reader(ABC):
                 line.fault("unreadable line", f"{quoted(line.values[0])}, expected {expected}")
         return found
 
-    def held_back(self, split: str, photos: Sequence[Photo]) -> list[Photo]:
-        """Those that are ``"train"`` or ``"val"``: see `train_or_val`."""
-        files = [photo.file for photo in photos]
+    def names_and_labels(self, photos: Sequence[Photo]) -> tuple[list[str], np.ndarray]:
+        """What their order follows from (`cstn_lib.data.photos.order`)."""
         labels = np.array([photo.label for photo in photos], dtype=np.int64)
-        rows = train_or_val(split, files, labels, lambda row: self.source.where(files[row]))
-        return [photos[row] for row in rows]
+        return [self.lasting_name(photo.file) for photo in photos], labels
 
-    def photo_list(
-        self,
-        split: str,
-        photos: Sequence[Photo],
-        class_names: Sequence[str],
-        as_shown: bool = False,
-        resized: bool = False,
-    ) -> PhotoList:
-        """Those photos, with their boxes as fractions.
+    def train_or_val(
+        self, split: str, photos: Sequence[Photo], most: float = np.inf
+    ) -> list[Photo]:
+        """Those photos of a training folder that belong to ``"train"`` or to ``"val"``.
 
-        `as_shown` of `PixelBoxes`, `resized` of `unit_photo_list`.
+        A tenth of each class is val, rounded, at least one photo and at most `most`.
+
+        Raises:
+            InputError: a class has one photo alone.
         """
-        boxes = [box for photo in photos for box in photo.boxes]
-        owners = [row for row, photo in enumerate(photos) for _ in photo.boxes]
-        pixels = np.array([pixels for pixels, _ in boxes], dtype=np.float64).reshape(-1, 4)
-        return unit_photo_list(
-            self.source,
-            [photo.file for photo in photos],
-            np.array([photo.label for photo in photos], dtype=np.int64),
-            class_names,
-            PixelBoxes(
-                np.array(owners, dtype=np.int64), pixels, lambda box: boxes[box][1], as_shown
-            ),
-            title=f"sizes of {self.name} {split}",
-            sizes=np.array([photo.size for photo in photos], dtype=np.int64).reshape(-1, 2),
-            resized=resized,
-        )
+        names, labels = self.names_and_labels(photos)
+        sizes = np.bincount(labels)[labels]  # of the class of each photo
+        for row in np.flatnonzero(sizes == 1):
+            raise InputError(
+                f"{self.source.where(photos[row].file)}: the only image of its class, expected at "
+                "least 2: one is held back as val"
+            )
+        held = place_in_class(names, labels) < np.clip(np.round(_HELD_BACK * sizes), 1, most)
+        return [photos[row] for row in np.flatnonzero(held == (split == "val"))]
 
 
 def open_photos(
@@ -212,48 +187,47 @@ def open_photos(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    for name, value in (("image_size", image_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
     with reader.open(root) as opened:
         identity = [_RECIPE, image_size, limit, opened.identity(split)]
         folder = data_dir / reader.name / f"{split}-{_digest(identity)}"
         if folder.is_dir():
             return open_image_set(folder)
-        photos = opened.photos(split)
-        if not len(photos):
+        photos, class_names = opened.photos(split)
+        if not photos:
             raise InputError(f"{root}: no photo of split {split!r}, expected some")
         opened.source.faults.warn()
-        names = [opened.lasting_name(file) for file in photos.files]
-        photos = photos.take(balanced_order(names, photos.labels)[:limit])
-        return _write(reader.name, split, photos, image_size, folder)
+        order = balanced_order(*opened.names_and_labels(photos))[:limit]
+        photos = [photos[row] for row in order]
+        return _write(opened, split, photos, class_names, image_size, folder)
 
 
-def _write(name: str, split: str, photos: PhotoList, side: int, folder: Path) -> ImageSet:
-    source = photos.source
+def _write(
+    reader: Reader,
+    split: str,
+    photos: Sequence[Photo],
+    class_names: Sequence[str],
+    side: int,
+    folder: Path,
+) -> ImageSet:
+    source, title = reader.source, f"{reader.name} {split}"
     large = len(photos) * side * side * 3 > STORED_AT_MOST
     stored = not (large and isinstance(source, FolderSource))
-    content = list(photos.files)
+    files = content = [photo.file for photo in photos]
     if stored:
-        content = list(in_parallel(source.checksum, content, f"reading {name} {split}"))
-    seen = [
-        _RECIPE,
-        side,
-        list(photos.class_names),
-        photos.labels.tolist(),
-        photos.boxes.astype(np.float32).tolist(),
-        photos.box_offsets.tolist(),
-        content,
-    ]
-    arrays = photos.labels, photos.boxes, photos.box_offsets
-    lists = SplitLists(name, split, *arrays, tuple(photos.class_names), _digest(seen))
+        content = list(in_parallel(source.checksum, files, f"reading {title}"))
+    _, labels = reader.names_and_labels(photos)
+    boxes = np.array([box for photo in photos for box in photo.boxes], np.float32).reshape(-1, 4)
+    offsets = np.cumsum([0, *(len(photo.boxes) for photo in photos)])
+    arrays = labels, boxes, offsets
+    seen = [_RECIPE, side, list(class_names), *(array.tolist() for array in arrays), content]
+    lists = SplitLists(reader.name, split, *arrays, tuple(class_names), _digest(seen))
     if not stored:
-        return write_photo_index(folder, lists, side, source.top, photos.files)
+        return write_photo_index(folder, lists, side, source.top, files)
 
     def one(file: str) -> np.ndarray:
         return decode_photo(source, file, side)
 
-    with closing(in_parallel(one, photos.files, f"decoding {name} {split}")) as decoded:
+    with closing(in_parallel(one, files, f"decoding {title}")) as decoded:
         return write_image_set(folder, lists, (side, side), decoded)
 
 

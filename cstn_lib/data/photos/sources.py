@@ -12,11 +12,12 @@ import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cstn_lib.data.photos.faults import Faults
 from cstn_lib.support.errors import InputError, is_unicode
@@ -81,11 +82,29 @@ class Source(ABC):
         self.faults = faults or Faults()
         self.passed_over: set[str] = set()
 
-    # What there is
+    # What a folder and a zip do each in its way
 
     @abstractmethod
     def _scan(self, folder: str) -> tuple[Iterable[str], Iterable[str]]:
         """Names of the folders and of the files in a folder; none where it is not a folder."""
+
+    @abstractmethod
+    def _content(self, file: str) -> bytes:
+        """As `read`, with whatever error comes."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or such a folder where the name ends with a slash."""
+
+    @abstractmethod
+    def mark(self, file: str) -> int:
+        """A number that tells the content of a file, without reading it.
+
+        In a zip that is the checksum, on disk the size: another photo of the same name and the
+        same size goes unnoticed there.
+        """
+
+    # What there is
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
         """As `_scan`, sorted, of what belongs to the data set."""
@@ -115,7 +134,7 @@ class Source(ABC):
         return self._list(folder)[1]
 
     def photos(self, folder: str, *, folders_too: bool = False) -> list[str]:
-        """Names of the photos in a folder; order and errors as for `folders`.
+        """The photos in a folder, by their names from the top on; errors as for `folders`.
 
         Whatever else lies there is an oddity.
 
@@ -130,29 +149,25 @@ class Source(ABC):
             if not is_photo(name):
                 kind = "not a kind of photo that is read, passed over"
                 self.oddity(kind, f"expected {_KINDS}", f"{folder}/{name}")
-        return [name for name in names if is_photo(name)]
+        return [f"{folder}/{name}" for name in names if is_photo(name)]
 
-    @abstractmethod
-    def files(self, folder: str) -> dict[str, int]:
-        """As `names`, each with a number that tells its content.
-
-        In a zip that is the checksum, on disk the size: another photo of the same name and the
-        same size goes unnoticed there. For a million files `names` is quicker.
-        """
-
-    @abstractmethod
-    def has(self, file: str) -> bool:
-        """Whether there is such a file."""
+    def marks(self, folders: Iterable[str]) -> list[tuple[str, list[tuple[str, int]]]]:
+        """Folders with the names and marks of their files, to tell whether anything changed."""
+        return [
+            (folder, [(name, self.mark(f"{folder}/{name}")) for name in self.names(folder)])
+            for folder in folders
+        ]
 
     # What is in it
 
-    @abstractmethod
     def read(self, file: str) -> bytes:
         """The content of a file.
 
         Raises:
             InputError: it is missing or not readable.
         """
+        with self._readable(file):
+            return self._content(file)
 
     def open(self, file: str) -> BinaryIO:
         """A file, to be read in part; errors as for `read`."""
@@ -186,13 +201,21 @@ class Source(ABC):
 
     # What is wrong with it
 
+    @contextmanager
+    def _readable(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, KeyError) as error:
+            raise InputError(f"{self.where(file)}: missing") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise InputError(f"{self.where(file)}: damaged in the zip ({error})") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"{self.where(file)}: not readable ({reason})") from error
+
     def where(self, file: str, line: int | None = None) -> str:
         """A file, and a line of it, as messages name it."""
-        return os.path.join(self._shown_top, file) + (f", line {line}" if line else "")
-
-    @cached_property
-    def _shown_top(self) -> str:
-        return str(self.top)
+        return os.path.join(self.top, file) + (f", line {line}" if line else "")
 
     def fault(self, kind: str, message: str, file: str, line: int | None = None) -> None:
         """Report a fault of a file (see `cstn_lib.data.photos.faults.Faults.fault`)."""
@@ -215,39 +238,27 @@ class FolderSource(Source):
     """Files on disk."""
 
     def _scan(self, folder: str) -> tuple[list[str], list[str]]:
-        if not os.path.isdir(self.top / folder):
+        if not self.has(f"{folder}/"):
             return [], []
         with self._readable(folder), os.scandir(self.top / folder) as found:
             entries = list(found)
-            folders = [entry.name for entry in entries if entry.is_dir()]
-            # a link to nowhere is neither
-            return folders, [entry.name for entry in entries if entry.is_file()]
+        # a link to nowhere is neither
+        return [e.name for e in entries if e.is_dir()], [e.name for e in entries if e.is_file()]
 
-    def files(self, folder: str) -> dict[str, int]:
-        place = os.path.join(self.top, folder)
-        return {name: os.path.getsize(os.path.join(place, name)) for name in self.names(folder)}
+    def _content(self, file: str) -> bytes:
+        return (self.top / file).read_bytes()
 
-    def has(self, file: str) -> bool:
+    def has(self, name: str) -> bool:
         # os.path answers no, where pathlib raises, for a path that may not be looked at
-        return os.path.isfile(self.top / file)
+        known = os.path.isdir if name.endswith("/") else os.path.isfile
+        return known(self.top / name)
 
-    def read(self, file: str) -> bytes:
-        with self.open(file) as opened, self._readable(file):
-            return opened.read()
+    def mark(self, file: str) -> int:
+        return os.path.getsize(self.top / file)
 
     def open(self, file: str) -> BinaryIO:
         with self._readable(file):
             return open(self.top / file, "rb")
-
-    @contextmanager
-    def _readable(self, file: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise InputError(f"{self.where(file)}: missing") from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(f"{self.where(file)}: not readable ({reason})") from error
 
     def dates(self, folder: str, depth: int) -> list[tuple[str, str, int]]:
         """The folders down to a depth, with the time at which a file was last added or removed.
@@ -255,7 +266,7 @@ class FolderSource(Source):
         Instead of the sizes of a million files. The absolute place of the folder is part of it,
         since a copy may keep its times.
         """
-        if not os.path.isdir(self.top / folder):
+        if not self.has(f"{folder}/"):
             return []
         found = [(str(self.top.resolve()), folder, os.stat(self.top / folder).st_mtime_ns)]
         for name in self.folders(folder) if depth else ():
@@ -264,51 +275,44 @@ class FolderSource(Source):
 
 
 class ZipSource(Source):
-    """Files in a zip archive, by their names there; ``top`` ends with the folder they are in."""
+    """Files below a folder in a zip archive; ``top`` ends with that folder, which may be ``""``."""
 
-    def __init__(
-        self,
-        archive: zipfile.ZipFile,
-        members: Mapping[str, zipfile.ZipInfo],
-        top: Path,
-        what: str,
-        faults: Faults | None,
-    ) -> None:
-        super().__init__(top, what, faults)
+    def __init__(self, archive: zipfile.ZipFile, folder: str, *options: Any) -> None:
+        super().__init__(*options)
         self._archive = archive
-        self._members = members
+        prefix = f"{folder}/" if folder else ""
+        self._members = {  # nothing is ever unpacked by these names
+            name.removeprefix(prefix): member
+            for member in archive.infolist()
+            if (name := inner_path(member.filename)).startswith(prefix)
+            and not member.filename.endswith(("/", "\\"))
+        }
 
     @cached_property
-    def _tree(self) -> dict[str, tuple[set[str], dict[str, int]]]:
+    def _tree(self) -> dict[str, tuple[set[str], set[str]]]:
         """The folders and files in each folder; the top is ``""``."""
-        tree: dict[str, tuple[set[str], dict[str, int]]] = {}
-        for file, member in sorted(self._members.items()):
+        tree: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+        for file in self._members:
             folder, _, name = file.rpartition("/")
-            tree.setdefault(folder, (set(), {}))[1][name] = member.CRC
+            tree[folder][1].add(name)
             while folder:
                 folder, _, name = folder.rpartition("/")
-                tree.setdefault(folder, (set(), {}))[0].add(name)
-        return tree
+                tree[folder][0].add(name)
+        return dict(tree)
 
     def _scan(self, folder: str) -> tuple[Iterable[str], Iterable[str]]:
-        return self._tree.get(folder, (set(), {}))
+        return self._tree.get(folder, ((), ()))
 
-    def files(self, folder: str) -> dict[str, int]:
-        return {name: self._tree[folder][1][name] for name in self.names(folder)}
+    def _content(self, file: str) -> bytes:
+        return self._archive.read(self._members[file])
 
-    def has(self, file: str) -> bool:
-        return file in self._members
+    def has(self, name: str) -> bool:
+        return name.removesuffix("/") in (self._tree if name.endswith("/") else self._members)
 
-    def read(self, file: str) -> bytes:
-        try:
-            return self._archive.read(self._members[file])
-        except KeyError as error:
-            raise InputError(f"{self.where(file)}: missing in the zip") from error
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
-            raise InputError(f"{self.where(file)}: damaged in the zip ({error})") from error
-
-    def checksum(self, file: str) -> int:
+    def mark(self, file: str) -> int:
         return self._members[file].CRC
+
+    checksum = mark
 
 
 @contextmanager
@@ -328,32 +332,21 @@ def open_source(
         InputError: `root` is missing, not readable, or has no `marker`.
     """
     expected = f"expected {marker} in it or in its folder {' or '.join(inner)}"
-    if os.path.isdir(root):
-        known = os.path.isdir if marker.endswith("/") else os.path.isfile
-        for top in (root, *(root / name for name in inner)):
-            if known(top / marker):
-                yield FolderSource(top, what, faults)
+    archive = None
+    with ExitStack() as stack:
+        if os.path.isfile(root):
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(root))
+            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+                message = f"{root}: not a whole zip archive ({error}), {expected}"
+                raise InputError(message) from error
+        elif not os.path.isdir(root):
+            message = f"{root}: missing or not readable, expected {what} as a folder or a zip"
+            raise InputError(message)
+        for name in ("", *inner):
+            place = root / name, what, faults
+            source = ZipSource(archive, name, *place) if archive else FolderSource(*place)
+            if source.has(marker):
+                yield source
                 return
-    elif os.path.isfile(root):
-        try:
-            archive = zipfile.ZipFile(root)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise InputError(f"{root}: not a whole zip archive ({error}), {expected}") from error
-        with archive:
-            members = {  # nothing is ever unpacked by these names
-                inner_path(member.filename): member
-                for member in archive.infolist()
-                if not member.filename.endswith(("/", "\\"))
-            }
-            for prefix in ("", *(f"{name}/" for name in inner)):
-                if any(name.startswith(f"{prefix}{marker}") for name in members):
-                    below = {
-                        name.removeprefix(prefix): member
-                        for name, member in members.items()
-                        if name.startswith(prefix)
-                    }
-                    yield ZipSource(archive, below, root / prefix, what, faults)
-                    return
-    else:
-        raise InputError(f"{root}: missing or not readable, expected {what} as a folder or a zip")
-    raise InputError(f"{root}: not {what}, {expected}")
+        raise InputError(f"{root}: not {what}, {expected}")

@@ -22,10 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from cstn_lib.data.photos.faults import quoted
-from cstn_lib.data.photos.photo_list import PhotoList
-from cstn_lib.data.photos.reading import Photo, Reader, is_wnid
-from cstn_lib.data.photos.sources import is_photo
-from cstn_lib.data.photos.text_table import Line, text_lines
+from cstn_lib.data.photos.photo_list import Photo, measured
+from cstn_lib.data.photos.reading import Reader, is_wnid
+from cstn_lib.data.photos.text_table import Line, keyed, table_lines, text_lines
 from cstn_lib.support.errors import InputError
 
 _WNIDS, _WORDS, _VAL = "wnids.txt", "words.txt", "val/val_annotations.txt"
@@ -42,12 +41,11 @@ class TinyImageNet(Reader):
     inner = ("tiny-imagenet-200",)
 
     def identity(self, split: str) -> object:
-        folders = self._folders(split)
         annotations = [_VAL] if split == "test" else map(_box_file, self.source.folders("train"))
         lists = self.source.checksums([_WORDS, _WNIDS, *annotations])
-        return [lists, [(folder, sorted(self._photos(folder).items())) for folder in folders]]
+        return [lists, self.source.marks(self._folders(split))]
 
-    def photos(self, split: str) -> PhotoList:
+    def photos(self, split: str) -> tuple[list[Photo], list[str]]:
         """The photos, one box each.
 
         An object that covers pixels x0 to x1 lies between x0 / 64 and (x1 + 1) / 64. Every image
@@ -55,23 +53,21 @@ class TinyImageNet(Reader):
         """
         source = self.source
         wnids = self._wnids()
-        there = {
-            f"{folder}/{name}" for folder in self._folders(split) for name in source.photos(folder)
-        }
+        there = {file for folder in self._folders(split) for file in source.photos(folder)}
         found: list[Photo] = []
         annotated, present = set(), set()
         for file, wnid, line in self._lines(split, wnids):
             annotated.add(file)
             present.add(wnid)
-            box = line.box(line.values[-4:])
+            box = line.numbers()
             if wnid not in wnids:
                 line.fault("unknown label", f"class {quoted(wnid)}, expected one of wnids.txt")
             elif file not in there:
                 line.fault("missing image", source.why_missing(file))
             elif box:
                 x0, y0, x1, y1 = box
-                edges = [((x0, y0, x1 + 1, y1 + 1), line.where)]
-                found.append(Photo(file, wnids[wnid], edges, (_SIDE, _SIDE)))
+                ends, size = (x0, y0, x1 + 1, y1 + 1), (_SIDE, _SIDE)
+                found.append(Photo(file, wnids[wnid], [ends], [line.where], size))
         for wnid in wnids:
             if wnid not in present:
                 message = f"no image of class {wnid} of wnids.txt"
@@ -80,9 +76,10 @@ class TinyImageNet(Reader):
         for file in sorted(there - annotated):
             source.fault("no box", "no box, expected a line in the annotations", file)
         if split != "test":
-            found = self.held_back(split, found)
+            found = self.train_or_val(split, found)
         names = self.class_names(_WORDS, "\t", "WNID, tab, names")
-        return self.photo_list(split, found, [names.get(wnid) or wnid for wnid in wnids])
+        found = measured(source, found, f"sizes of {self.name} {split}")
+        return found, [names.get(wnid) or wnid for wnid in wnids]
 
     # Annotations
 
@@ -106,27 +103,23 @@ class TinyImageNet(Reader):
     def _lines(self, split: str, wnids: Mapping[str, int]) -> Iterator[tuple[str, str, Line]]:
         """File, WNID and line of each image."""
         if split == "test":
-            for name, line in self.table(_VAL, ("file", "WNID", *_ENDS), "\t").keyed().items():
+            lines = table_lines(self.source, _VAL, ("file", "WNID", *_ENDS), "\t")
+            for name, line in keyed("file", lines).items():
                 yield f"val/images/{name}", line.values[1], line
             return
         for wnid in self.source.folders("train"):
-            if wnid not in wnids and self._photos(f"train/{wnid}/images"):
+            if wnid not in wnids and self.source.photos(f"train/{wnid}/images"):
                 message = "expected a class of wnids.txt"
                 self.source.fault("unknown label", message, f"train/{wnid}")
         for wnid in wnids:
-            lines = self.table(_box_file(wnid), ("file", *_ENDS), "\t").keyed()
-            for name, line in lines.items():
+            lines = table_lines(self.source, _box_file(wnid), ("file", *_ENDS), "\t")
+            for name, line in keyed("file", lines).items():
                 yield f"train/{wnid}/images/{name}", wnid, line
-
-    # Photos
 
     def _folders(self, split: str) -> list[str]:
         if split == "test":
             return ["val/images"]
         return [f"train/{wnid}/images" for wnid in self.source.folders("train")]
-
-    def _photos(self, folder: str) -> dict[str, int]:
-        return {name: tag for name, tag in self.source.files(folder).items() if is_photo(name)}
 
 
 def _box_file(wnid: str) -> str:

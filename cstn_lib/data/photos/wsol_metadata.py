@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cstn_lib.data.photos.faults import quoted
-from cstn_lib.data.photos.photo_list import PixelBoxes, measured_boxes
+from cstn_lib.data.photos.photo_list import Photo, unit_boxes
 from cstn_lib.data.photos.sources import FolderSource
-from cstn_lib.data.photos.text_table import Line, TextTable
+from cstn_lib.data.photos.text_table import Line, table_lines
 
 
 class PublishedBoxes(NamedTuple):
@@ -60,24 +60,20 @@ def read_wsol_metadata(root: Path, dataset: str, split: str) -> PublishedBoxes |
     source = FolderSource(root, f"the WSOL metadata of {dataset}")
 
     def lines(name: str, *columns: str) -> Iterator[Line]:
-        return TextTable(source, f"{folder}/{name}.txt", ("path", *columns), ",").lines()
+        return table_lines(source, f"{folder}/{name}.txt", ("path", *columns), ",")
 
-    row_of = {line.values[0]: row for row, line in enumerate(lines("image_ids"))}
-    sizes = np.zeros((len(row_of), 2))
-    for line in lines("image_sizes", "width", "height"):
-        if line.values[0] in row_of:
-            sizes[row_of[line.values[0]]] = line.box(line.values[1:])
-    owners, pixels, places = [], [], []
+    sizes = {line.values[0]: line.numbers(2) for line in lines("image_sizes", "width", "height")}
+    photos = {}
+    for line in lines("image_ids"):
+        (image,) = line.values
+        photos[image] = Photo(image, 0, [], [], sizes.get(image, (0, 0)))
     for line in lines("localization", "x0", "y0", "x1", "y1"):
-        image = line.values[0]
-        if image not in row_of or sizes[row_of[image]].min() <= 0:
-            message = f"image {quoted(image)}, expected one of image_ids.txt and image_sizes.txt"
-            line.fault("unknown image", message)
-        owners.append(row_of[image])
-        pixels.append(line.box(line.values[1:]))
-        places.append(line.where)
-    edges = np.array(pixels, dtype=float).reshape(-1, 4)
-    given = PixelBoxes(np.array(owners, dtype=np.int64), edges, places.__getitem__)
-    owners, boxes, _ = measured_boxes(source, given, sizes)
-    offsets = np.cumsum([0, *np.bincount(owners, minlength=len(row_of))])
-    return PublishedBoxes(list(row_of), boxes, offsets)
+        photo = photos.get(line.values[0])
+        if photo is None or min(photo.size) <= 0:
+            message = f"image {quoted(line.values[0])}, expected one of image_ids.txt and "
+            line.fault("unknown image", f"{message}image_sizes.txt")
+        photo.boxes.append(line.numbers(4))
+        photo.places.append(line.where)
+    boxes = [unit_boxes(source, photo, photo.size) for photo in photos.values()]
+    offsets = np.cumsum([0, *map(len, boxes)])
+    return PublishedBoxes(list(photos), np.concatenate([box for box in boxes if box]), offsets)
