@@ -265,6 +265,19 @@ RECIPES = {
         # for the global STN
         own={
             **{method: {"epochs": 2} for method in ("has", "spg", "stn")},
+            **{method: {"lr": 8e-3, "epochs": 1} for method in ("cam", "adl")},
+            "deform": {
+                "levels": photo_levels(10, 5),
+                "alpha_scale": 0.0,
+                "localization_lr": 0.03,
+            },
+            "plain": {
+                "levels": photo_levels(10, 6, stride=2),
+                "alpha_scale": 0.1,
+                "level_weight": 1.0,
+                "lr": 2e-3,
+                "epochs": 6,
+            },
             "cstn": {
                 "levels": photo_levels(11, 5),
                 "alpha_scale": 0.0,
@@ -344,8 +357,12 @@ def make_experiment(
         "warmup_epochs": size.photo_warmup_epochs if from_nothing else size.warmup_epochs,
         "precision": precision,
     }
-    chosen = recipe.own.get(method, {}) if own else {}
-    fields = {**sizes, **_of_method(method, recipe), **chosen, **_of_study(name, recipe)}
+    chosen = dict(recipe.own.get(method, {}) if own else {})
+    if "epochs" in chosen:  # of the profile that the choice was made in
+        chosen["epochs"] = max(1, chosen["epochs"] * size.epochs // PROFILES["cpu"].epochs)
+    fields = {**sizes, **_of_method(method, recipe), **chosen}
+    levels = fields.get("levels", recipe.model.levels)
+    fields |= _of_study(name, recipe.unit, levels)
     configs = with_fields(recipe.model, recipe.training, fields)
     if name != SELF_TRAINED:
         return Experiment(name, data, *configs, seed)
@@ -373,19 +390,19 @@ def _of_method(method: str, recipe: Recipe) -> dict[str, object]:
     return fields
 
 
-def _of_study(name: str, recipe: Recipe) -> dict[str, object]:
-    """What a study changes in ``cstn``."""
+def _of_study(name: str, unit: float, levels: tuple[LevelConfig, ...]) -> dict[str, object]:
+    """What a study changes in ``cstn``, whose levels are given; `unit`: see `Recipe`."""
     if name in LEVEL_STUDY:
-        voting = tuple(v for v in recipe.model.levels if v.name == LEVEL_STUDY[name])
+        voting = tuple(v for v in levels if v.name == LEVEL_STUDY[name])
         return {"levels": voting, "alpha_scale": 0.0, "level_weight": 0.0}
     if name in LAMBDA_STUDY:
-        return {"lambda_theta": recipe.unit * LAMBDA_STUDY[name]}
+        return {"lambda_theta": unit * LAMBDA_STUDY[name]}
     if name in ALPHA_STUDY:
-        return {"alpha_scale": recipe.unit * ALPHA_STUDY[name]}
+        return {"alpha_scale": unit * ALPHA_STUDY[name]}
     if name in COLLAPSE_STUDY:
         _, rate, weight = COLLAPSE_STUDY[name]
         fast = {"localization_lr": 1.0, "warmup_epochs": 0} if rate == "fast" else {}
-        return {"lambda_theta": recipe.unit * weight, **fast}
+        return {"lambda_theta": unit * weight, **fast}
     if name == SELF_TRAINED:
         return {"lr": 1e-3, "localization_lr": 1.0, "warmup_epochs": 0}
     return {"level_weight": 0.0} if name == EQUATION_4 else {}
