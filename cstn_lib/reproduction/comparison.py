@@ -39,10 +39,10 @@ def differing_settings(by_method: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     return table[table.nunique(axis=1) > 1].drop(index=told, errors="ignore")
 
 
-def hits_on_test(run: Run, *, transform: bool = True) -> pd.DataFrame:
+def hits_on_test(run: Run, *, transform: bool = True, views: bool = False) -> pd.DataFrame:
     """`evaluation.metrics.hits` on test; score maps at the threshold that is best on their val."""
-    threshold = choose_threshold(run.predictions("val"))
-    return hits(run.predictions(), transform=transform, threshold=threshold)
+    threshold = choose_threshold(run.predictions("val", views=views))
+    return hits(run.predictions(views=views), transform=transform, threshold=threshold)
 
 
 def gt_known_boxes(run: Run) -> np.ndarray:

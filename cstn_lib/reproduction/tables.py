@@ -43,12 +43,14 @@ CONTROLS = MEAN_BOX, MOVED_SQUARE, SQUARE = "mean box", "square at its centre", 
 """What each table is to be read against: `cstn_lib.evaluation.controls`."""
 
 TOP_5, FUSED, VIEWS = "CSTN Top-5 box", "CSTN, fused", "CSTN, fused, three views"
+CAM_VIEWS = "CAM, three views"
 FIVE_BOXES, FIVE_THRESHOLDS = "five fixed boxes", "CAM, five thresholds"
 COMPARISON_ROWS = (
     *list(METHODS)[:6],
     TOP_5,
     FUSED,
     VIEWS,
+    CAM_VIEWS,
     *list(METHODS)[6:],
     *CONTROLS,
     FIVE_BOXES,
@@ -183,7 +185,8 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     is a reading of CSTN's GT-Known: what they cannot have is left blank, as in the paper. The Top-5
     box stands beside what else has five tries: five boxes that are the same for all images, and
     CAM's boxes at five thresholds, both chosen on val. Two rows read CSTN's votes otherwise than
-    the paper, see `cstn_lib.evaluation.choosing` and `cstn_lib.evaluation.views`.
+    the paper, see `cstn_lib.evaluation.choosing` and `cstn_lib.evaluation.views`; CAM, too, is
+    shown the three views.
 
     Args:
         runs: of all experiments of `METHODS` on one data set.
@@ -352,6 +355,7 @@ def _compared(runs: Sequence[Run]) -> dict[str, Hits]:
             for tries in [controls.five_thresholds(run.predictions("val"))]
         ],
     }
+    rows[CAM_VIEWS] = _columns(hits_on_test(run, views=True) for run in groups["cam"])
     rows |= {name: {"GT-Known Loc": hits} for name, hits in known.items()}
     return {name: rows[name] for name in COMPARISON_ROWS}
 

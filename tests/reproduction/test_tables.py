@@ -313,6 +313,7 @@ def test_comparison_table(write_run: WriteRun):
         *TABLE_4,
         "CSTN, fused",
         "CSTN, fused, three views",
+        "CAM, three views",
         "CSTN, self-trained",
         "plain convolution",
         "global STN",
@@ -334,6 +335,7 @@ def test_comparison_table(write_run: WriteRun):
     # the last box of each image stands for the fused one, of hand-written views as well
     assert rows.loc["CSTN, fused"].tolist() == [25, 25, None, None, 50, 25, None, None]
     assert rows.loc["CSTN, fused, three views", "GT-Known Loc"] == 50
+    assert rows.loc["CAM, three views"].tolist() == [50, 75, None, None, 75, None, None, None]
     assert rows.loc["global STN"].tolist() == [75, 75, None, None, 75, 75, None, 10]
     # every object is the same centred square of half the image's side
     controls = {"centred square": 100, "five fixed boxes": 100}
