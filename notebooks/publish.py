@@ -4,6 +4,7 @@ python notebooks/publish.py link              previous, contents and next at bot
 python notebooks/publish.py execute           run all in the cpu profile, in place
 python notebooks/publish.py execute 07_*      or some
 ANNOTATIONS=FOLDER python ...                 with the public annotations, for notebooks 12 and 13
+PHOTOGRAPHS=ZIP python ...                    with Imagenette, for notebook 17
 python notebooks/publish.py check             name whatever must not be committed
 """
 
@@ -24,8 +25,12 @@ LONGEST_CELL = 25  # lines
 LARGEST_PICTURE = 150 * 1024  # bytes
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"
-ANNOTATED = "1[23]_*"
-"""The notebooks that draw real annotations; their folder stays out of what is committed."""
+GIVEN = {
+    "1[23]_*": ("ANNOTATIONS", {}),
+    "17_*": ("PHOTOGRAPHS", {"dataset": "imagenette"}),
+}
+"""Notebooks that read real data: by their pattern, the environment variable that says where it is
+(which stays out of what is committed), and what else they are given with it."""
 
 
 def paths(pattern: str = "*") -> list[Path]:
@@ -151,9 +156,10 @@ def main(task: str, pattern: str = "*") -> int:
     for path in paths(pattern):
         if task == "execute":
             print(path, flush=True)
-            given = (
-                {"data_root": os.environ.get("ANNOTATIONS", "")} if path.match(ANNOTATED) else {}
-            )
+            given = {}
+            for some, (variable, others) in GIVEN.items():
+                if path.match(some) and variable in os.environ:
+                    given = {"data_root": os.environ[variable], **others}
             notebook = executed(path, profile="cpu", **given)
         else:
             notebook = linked(path) if task == "link" else read(path)
