@@ -245,4 +245,11 @@ def _photographs(dataset: str, folder: Path, link: str) -> str:
             shown = narrow_table(name, folder) if result.table else picture
             kind = "All columns" if result.table else "Its counts"
             parts += [f"#### {result.title}", shown, f"{kind}: [{stem}.csv]({link}/{stem}.csv)"]
+    if (folder / "claims.csv").is_file():
+        claimed = pd.read_csv(folder / "claims.csv", dtype=str)
+        tested = claimed[claimed["verdict"] != claims.NOT_TESTED]
+        shown = tested[["claim", "paper", "here", "verdict"]].fillna("")
+        shown = shown.map(lambda text: text.replace("; ", "<br>")).set_index("claim")
+        parts += ["#### What holds", markdown_table(shown)]
+        parts += [f"All columns: [claims.csv]({link}/claims.csv)"]
     return "\n\n".join([f"### `{dataset}`", *parts]) if parts else ""

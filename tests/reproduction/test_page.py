@@ -25,6 +25,7 @@ from cstn_lib.reproduction.paper import (
     TABLE_2_CAPTION,
 )
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of, result_file
+from cstn_lib.reproduction.rules import NOT_TESTED
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.reproduction.tables import save_table_files, table_2
 from cstn_lib.support.errors import InputError
@@ -141,6 +142,16 @@ def test_photographs_have_a_section_where_there_are_results(
     assert page.count("### `tiny-imagenet`") == 1
     assert len(rows(page, "type on tiny-imagenet")) == 1
     assert "(figures/cpu/tiny-imagenet/table_2.csv)" in page
+    assert "#### What holds" not in page
+    judged = {
+        "claim": ["It helps", "It is fast"],
+        "paper": ["+1.0", ""],
+        "here": ["+2.0; +3.0", ""],
+    }
+    verdicts = pd.DataFrame(judged | {"verdict": ["holds", NOT_TESTED]})
+    verdicts.to_csv(figures / "tiny-imagenet" / "claims.csv", index=False)
+    assert rows(filled(), "It helps") == [["It helps", "+1.0", "+2.0<br>+3.0", "holds"]]
+    assert "It is fast" not in filled()
 
 
 def test_markers_are_filled_and_nothing_else_changes(tmp_path: Path):
