@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cstn_lib.backbones import BACKBONES, small_backbone
-from cstn_lib.config import LevelConfig, ModelConfig
+from cstn_lib.config import LevelConfig, ModelConfig, TrainingConfig
 from cstn_lib.cstn import ConvSTN2d
 from cstn_lib.geometry import Window, boxes_of_theta, default_boxes
 from cstn_lib.losses import total_loss
@@ -200,7 +200,18 @@ def test_boxes_are_those_of_theta():
     assert torch.allclose(output.boxes, torch.cat(boxes, 1))
     assert torch.allclose(output.default_boxes, torch.cat(defaults))
     assert not torch.allclose(output.boxes, output.default_boxes, atol=1e-3)
-    assert not output.boxes.requires_grad, "no loss reads boxes: the supervision is weak"
+
+
+def test_the_losses_read_no_boxes():
+    """The supervision is weak; the gradient that boxes carry is for self-training."""
+    model = build_model(SMALL)
+    move_windows(model)
+    output, labels = model(images()), torch.zeros(len(images()), dtype=torch.int64)
+    assert output.boxes.requires_grad
+    unread = replace(output, boxes=output.boxes * float("nan"))
+    config = TrainingConfig(lambda_theta=0.1, alpha_scale=0.5, level_weight=1.0)
+    losses = [model.losses(one, labels, config)["loss"] for one in (output, unread)]
+    assert losses[0].isfinite() and losses[0] == losses[1]
 
 
 def test_starts_at_the_identity():

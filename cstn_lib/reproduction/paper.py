@@ -12,8 +12,9 @@ STANDS_FOR = {
     "cub": "CUB-200-2011",
     "birds-ilsvrc": "ImageNet",
     "ilsvrc": "ImageNet",
+    "imagenette": "ImageNet",
 }
-"""The paper's data set that a data set of ours is, or whose place it takes."""
+"""The paper's data set that a data set of ours is, is a part of, or whose place it takes."""
 
 TABLE_1 = {
     "CUB-200-2011": {"without transform": 40.64, "with transform": 49.03},

@@ -57,7 +57,7 @@ class WrittenRun:
     def finished(self) -> bool:
         return self.table is not None
 
-    def predictions(self, split: str = "test") -> pd.DataFrame:
+    def predictions(self, split: str = "test", *, views: bool = False) -> pd.DataFrame:
         return self.table
 
 
