@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -129,9 +130,17 @@ class Run:
     def title(self) -> str:
         return f"{self.experiment.name} on {self.experiment.data.name}, seed {self.experiment.seed}"
 
+    @cached_property
+    def _splits(self) -> dict[str, ImageSet]:
+        """Those that were opened, which takes a list of thousands of photographs."""
+        return {}
+
     def split(self, name: str) -> ImageSet:
-        """One split of the run's data."""
-        return open_split(self.experiment.data, name, self.store.data_root)
+        """One split of the run's data, opened once."""
+        if name not in self._splits:
+            found = open_split(self.experiment.data, name, self.store.data_root)
+            self._splits[name] = found
+        return self._splits[name]
 
     def given(self, model: Localizer, split: str) -> ImageSet | MapSet:
         """One split as a network of this run is given it: of a frozen backbone, the maps."""
