@@ -104,8 +104,7 @@ def fill_pages(project: Path, figures: Path, runs: Sequence[Run]) -> None:
     """
     link = figures.relative_to(project).as_posix()
     verdicts = pd.read_csv(figures / "claims.csv", dtype=str)
-    shown = verdicts[["claim", "place", "data set", "paper", "here", "verdict"]].fillna("")
-    shown = shown.map(lambda text: text.replace("; ", "<br>"))
+    shown = _in_lines(verdicts, "claim", "place", "data set", "paper", "here", "verdict")
     shown["claim"] += "<br>*" + verdicts["condition"] + "*"
     tables = {n: narrow_table(n, figures) for n, result in PUBLISHED.items() if result.table}
     photographs = [_photographs(name, figures / name, f"{link}/{name}") for name in READERS]
@@ -235,6 +234,11 @@ def _by_processor(runs: Sequence[Run]) -> str:
     return "; ".join(told)
 
 
+def _in_lines(verdicts: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Columns of ``claims.csv``, each of several numbers on a line of its own."""
+    return verdicts[list(columns)].fillna("").map(lambda text: text.replace("; ", "<br>"))
+
+
 def _photographs(dataset: str, folder: Path, link: str) -> str:
     """Results on a data set that is read, where ``cstn report`` has written some; else ``""``."""
     parts = []
@@ -248,8 +252,7 @@ def _photographs(dataset: str, folder: Path, link: str) -> str:
     if (folder / "claims.csv").is_file():
         claimed = pd.read_csv(folder / "claims.csv", dtype=str)
         tested = claimed[claimed["verdict"] != claims.NOT_TESTED]
-        shown = tested[["claim", "paper", "here", "verdict"]].fillna("")
-        shown = shown.map(lambda text: text.replace("; ", "<br>")).set_index("claim")
+        shown = _in_lines(tested, "claim", "paper", "here", "verdict").set_index("claim")
         parts += ["#### What holds", markdown_table(shown)]
         parts += [f"All columns: [claims.csv]({link}/claims.csv)"]
     return "\n\n".join([f"### `{dataset}`", *parts]) if parts else ""

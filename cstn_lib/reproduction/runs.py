@@ -258,8 +258,11 @@ class Run:
         if processes.is_first:
             _write_json(self.folder / "config.json", self.identity)
         torch.manual_seed(self.experiment.seed)
-        model = teacher.model() if teacher else build_model(self.experiment.model)
-        known = teacher and array(teacher.predictions("train"), "true_fused_box")
+        if teacher:
+            model = teacher.model()
+            known = array(teacher.predictions("train"), "true_fused_box")[:, 0]
+        else:
+            model, known = build_model(self.experiment.model), None
         history = fit(
             model,
             self.experiment.training,
@@ -269,7 +272,7 @@ class Run:
             device=device,
             checkpoint=self.checkpoint,
             title=self.title,
-            known=known[:, 0] if teacher else None,
+            known=known,
         )
         if processes.is_first:
             _save_state(model, self.folder / "model.safetensors")

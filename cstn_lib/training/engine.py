@@ -136,9 +136,7 @@ def fit(
     together = processes(resolve_device(device))
     model.to(device=together.device, memory_format=torch.channels_last)
     if known is not None:
-        model.requires_grad_(False)
-        for parameter in model.localization_parameters():
-            parameter.requires_grad_(True)
+        model.requires_grad_(False)  # `_steps` lets the localization networks go
     optimizer = _make_optimizer(model, config)
     history = _load_checkpoint(checkpoint, model, optimizer)
     order = EpochOrder(len(train), seed)
@@ -191,7 +189,7 @@ def _steps(
         parameter.requires_grad_(transform)
     try:
         # where nothing but windows is taught, nothing else changes: no statistics of batch norm
-        network = together.parallel(model).train(not loader.dataset.with_boxes)
+        network = together.parallel(model).train(loader.dataset.boxes is None)
         device, steps = together.device, len(loader)
         for step, batch in enumerate(loader):
             images, labels, *known = (_moved(part, device) for part in batch)
@@ -358,7 +356,7 @@ class Mirrored(Dataset):
 
     def __init__(self, data: ImageSet | MapSet, boxes: np.ndarray | None = None) -> None:
         self.data = data
-        self.with_boxes = boxes is not None
+        self.boxes = None
         if boxes is not None:
             mirrored = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
             self.boxes = torch.from_numpy(np.concatenate([boxes, mirrored])).float()
@@ -369,7 +367,7 @@ class Mirrored(Dataset):
     def __getitems__(self, indices: list[int]) -> tuple[Tensor | dict[str, Tensor], ...]:
         mirrored, rows = np.divmod(indices, len(self.data))
         found = self.data.oriented(rows, mirrored.astype(bool))
-        return (*found, self.boxes[indices]) if self.with_boxes else found
+        return found if self.boxes is None else (*found, self.boxes[indices])
 
 
 def _moved(batch: Tensor | dict[str, Tensor], device: torch.device) -> Tensor | dict[str, Tensor]:
