@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
-# Trainings and notebooks at a time; empty: one a processor, and one on a GPU.
+# Trainings and notebooks at a time; empty: one per processor, or one per GPU.
 JOBS ?=
 # A Python to build the environment with; empty: the newest supported one that runs.
 PYTHON ?=
@@ -23,7 +23,7 @@ help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PROFILE=smoke|quick|cpu|paper chooses what 'make reproduce' runs (now: $(PROFILE));"
-	@echo "JOBS=N makes it train and run N side by side (else one a processor, and one on a GPU);"
+	@echo "JOBS=N makes it train and run N side by side (else one per processor, or one per GPU);"
 	@echo "PYTHON=/path/to/python chooses the interpreter of the environment."
 	@echo "Trained runs and drawn data are kept by 'make clean': rm -rf runs removes the runs,"
 	@echo "git clean -dfX data the data, rm -rf $(VENV) the environment."

@@ -1,4 +1,4 @@
-"""`python -m cstn_lib` is `cstn`; also what `torchrun -m cstn_lib` starts."""
+"""`python -m cstn_lib` is `cstn`."""
 
 import sys
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -63,8 +62,6 @@ TERMINAL = 110
 
 def main() -> None:
     """Run the command; a user's mistake ends in one line and exit status 2."""
-    if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first speaks
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # names that a console cannot show
     from cstn_lib.reproduction.jobs import stopped_by_signals
 
@@ -91,7 +88,7 @@ def reproduce(
     figures_dir: FiguresDir = "",
     jobs: Annotated[
         int,
-        typer.Option(min=0, help="processes at a time; 0: one per processor, and one on a GPU"),
+        typer.Option(min=0, help="processes at a time; 0: one per processor, or one per GPU"),
     ] = 0,
 ) -> None:
     """Train what is missing and run the notebooks, several processes at a time.

@@ -81,7 +81,7 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the training images.
         warmup_epochs: of these, how many keep theta at the identity.
-        batch_size: images per step, over all processes together.
+        batch_size: images per step.
         optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
         lr: the highest learning rate.
         localization_lr: the localization networks' share of it.
@@ -90,6 +90,7 @@ class TrainingConfig:
         lambda_theta, alpha_scale: of Eq. 4, per example.
         level_weight: of the levels' own classification losses, which the paper does not have, see
             `cstn_lib.losses.level_loss`.
+        box_weight: of `cstn_lib.losses.box_loss` in self-training.
         precision: ``"float32"`` or ``"bfloat16"``.
     """
 
@@ -104,4 +105,5 @@ class TrainingConfig:
     lambda_theta: float = 0.0
     alpha_scale: float = 0.0
     level_weight: float = 0.0
+    box_weight: float = 1.0
     precision: str = "float32"

@@ -29,8 +29,7 @@ def exportable(output: Output) -> Output:
 class Localizer(nn.Module, ABC):
     """What every network of the project offers.
 
-    Calling it is all that touches its parameters, so it may be wrapped (several processes, another
-    precision); the other methods are called on the network itself.
+    Calling it is all that touches its parameters, so it may be wrapped, as for several processes.
 
     Attributes:
         takes_maps: whether it can be given, instead of images, what its backbone makes of them: the

@@ -37,6 +37,8 @@ BOX_STYLES = {
     "truth": {"edgecolor": "#00A087", "linestyle": (0, (1, 1)), "label": "ground truth"},
     # what another method answers has the colour of CSTN's answer; never both in one picture
     "found": {"edgecolor": "#D7301F", "linestyle": "-", "label": "box found"},
+    # and what was answered before that of the default box
+    "before": {"edgecolor": "#0072B2", "linestyle": (0, (5, 2)), "label": "box before"},
     "fused": {"edgecolor": "#AA3377", "linestyle": "-.", "label": "fused box"},
     "score map": {"edgecolor": "#E69F00", "linestyle": "-.", "label": "box of the score map"},
 }

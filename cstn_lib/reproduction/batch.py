@@ -16,7 +16,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import cstn_lib
+from cstn_lib.backbones import LITE
+from cstn_lib.models import HEADS
 from cstn_lib.reproduction.experiments import Experiment, seeded_experiments
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of, result_file
@@ -48,7 +52,7 @@ def reproduce(
         only: names of `RESULTS` or `NOTEBOOKS`; empty means all.
         parameters: of the notebooks, by name; ``profile`` must be among them, and the rest only
             where they differ from the notebooks' own defaults.
-        jobs: how many processes at a time; 0: as many as there are processors, and one on a GPU.
+        jobs: how many processes at a time; 0: one per processor, or one per GPU.
         show: called with the name of each result that a notebook has made.
 
     Returns:
@@ -67,7 +71,8 @@ def reproduce(
     # kernels of the environment come before those of the user's home folder
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     store = store_of(parameters)
-    at_once = jobs or (processors() if resolve_device(store.device) == "cpu" else 1)
+    gpus = _gpus() if resolve_device(store.device) == "cuda" else []
+    at_once = jobs or len(gpus) or processors()
     opened: dict[Experiment, Run] = {}
     trainings: dict[Experiment, Job] = {}
     listed: list[Job] = []
@@ -87,7 +92,7 @@ def reproduce(
             show(_result_of(name))
         else:
             listed += [*needs, _notebook_job(name, parameters, needs, show)]
-    run_jobs(list(dict.fromkeys(listed)), at_once)
+    run_jobs(list(dict.fromkeys(listed)), at_once, gpus)
     return [_executed(name, parameters) for name in names]
 
 
@@ -130,6 +135,12 @@ def chosen_notebooks(only: Sequence[str]) -> list[str]:
     return sorted(chosen or NOTEBOOKS)
 
 
+def _gpus() -> list[str]:
+    """Those that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(at) for at in range(torch.cuda.device_count())]
+
+
 def store_of(parameters: dict[str, object]) -> RunStore:
     """The runs that notebooks with these parameters read."""
     return RunStore(*(parameters.get(name) for name in ("runs_dir", "data_root", "device")))
@@ -150,6 +161,9 @@ def _training_job(run: Run, profile: str) -> Job:
     work = len(run.split(experiment.training_split)) * experiment.training.epochs
     if experiment.training.warmup_epochs:  # a head that samples windows takes about twice as long
         work *= 2
+    model = experiment.model
+    if not (HEADS[model.head].takes_maps and model.backbone == LITE):  # whose maps are kept
+        work *= (experiment.data.image_size / 80) ** 2
     return Job(
         title=run.title,
         command=[sys.executable, "-m", "cstn_lib", "train", experiment.name, *options],

@@ -680,7 +680,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "here": _listed(verdict, lambda m: interval_text(m.here)),
             "verdict": verdict.verdict,
             "why": verdict.why,
-            "condition": verdict.claim.condition,
+            "condition": verdict.condition,
         }
         for verdict in verdicts
     ]

@@ -101,11 +101,14 @@ stands at its recipe's, which `seeded_experiments` does not train twice."""
 ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "0.3", "1", "10")}
 """How widely alpha can vary; ``cstn`` itself stands at its recipe's."""
 
-EQUATION_4 = "cstn-equation-4"
-"""The objective as the paper has it, without the levels' own losses."""
+EQUATION_4, PLAIN_EQUATION_4 = "cstn-equation-4", "plain-equation-4"
+"""The objective as the paper has it, without the levels' own losses: Table II's own comparison."""
 
 SELF_TRAINED = "cstn-self-trained"
 """What fusion finds, in one pass and at the most probable location: not in the paper."""
+
+TRAINED_LONGER = "cstn-trained-longer"
+"""The same but for the boxes: as many steps of the same parameters, by the labels alone."""
 
 TELLS = ("0", "1", "only")
 COLLAPSE_STUDY = {
@@ -137,14 +140,17 @@ STUDIES = (
     *LAMBDA_STUDY,
     *ALPHA_STUDY,
     EQUATION_4,
+    PLAIN_EQUATION_4,
     SELF_TRAINED,
+    TRAINED_LONGER,
     *COLLAPSE_STUDY,
 )
 
 EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
 ``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
-images, augmentation and schedule, by their heads. ``cstn-...``: ``cstn`` with one thing changed.
+images, augmentation and schedule, by their heads. ``cstn-...``: ``cstn`` with one thing changed,
+and so of others.
 ``pretrain``: the small backbone's pretraining."""
 
 LAMBDA_THETA = 1e-4
@@ -341,7 +347,7 @@ def make_experiment(
     check_precision(precision)
     if name == "pretrain":
         return _pretrain(size, precision, seed)
-    method = "cstn" if name in STUDIES else name
+    method = name.partition("-")[0]
     read = dataset in READERS
     recipe = _recipe(dataset, size)
     images = {split: size.photos if read else getattr(size, split) for split in SPLITS}
@@ -364,7 +370,7 @@ def make_experiment(
     levels = fields.get("levels", recipe.model.levels)
     fields |= _of_study(name, recipe.unit, levels)
     configs = with_fields(recipe.model, recipe.training, fields)
-    if name != SELF_TRAINED:
+    if name not in (SELF_TRAINED, TRAINED_LONGER):
         return Experiment(name, data, *configs, seed)
     teacher = make_experiment("cstn", dataset, profile, seed=seed, precision=precision, own=own)
     return Experiment(name, data, *configs, seed, teacher)
@@ -403,9 +409,10 @@ def _of_study(name: str, unit: float, levels: tuple[LevelConfig, ...]) -> dict[s
         _, rate, weight = COLLAPSE_STUDY[name]
         fast = {"localization_lr": 1.0, "warmup_epochs": 0} if rate == "fast" else {}
         return {"lambda_theta": unit * weight, **fast}
-    if name == SELF_TRAINED:
-        return {"lr": 1e-3, "localization_lr": 1.0, "warmup_epochs": 0}
-    return {"level_weight": 0.0} if name == EQUATION_4 else {}
+    if name in (SELF_TRAINED, TRAINED_LONGER):
+        weight = {"box_weight": 0.0} if name == TRAINED_LONGER else {}
+        return {"lr": 1e-3, "localization_lr": 1.0, "warmup_epochs": 0, **weight}
+    return {"level_weight": 0.0} if name in (EQUATION_4, PLAIN_EQUATION_4) else {}
 
 
 def with_fields(
@@ -422,7 +429,7 @@ def seeded_experiments(
 ) -> list[Experiment]:
     """`make_experiment` of each name, seed after seed of each.
 
-    A step of a study at which ``cstn`` itself stands is left out: it is ``cstn``.
+    A step of a study at which its method itself stands is left out: it is ``cstn``, for instance.
 
     Args:
         seeds: how many; 0 or None: as many as the profile has.
@@ -438,12 +445,12 @@ def seeded_experiments(
     if not (count.is_integer() and count >= 0) or isinstance(seeds, bool):
         raise InputError(f"seeds {seeds}: expected a whole number, 0 or more")
     size = profile_named(profile)
-    cstn = make_experiment("cstn", dataset, profile)
-    own = [
-        name
-        for name in names
-        if name == "cstn" or replace(make_experiment(name, dataset, profile), name="cstn") != cstn
-    ]
+
+    def of(name: str) -> Experiment:
+        return make_experiment(name, dataset, profile)
+
+    method = {name: name.partition("-")[0] for name in names}
+    own = [n for n in names if n == method[n] or replace(of(n), name=method[n]) != of(method[n])]
     default = dict.fromkeys(own, size.other_seeds) | dict.fromkeys(STUDIES, size.study_seeds)
     default |= dict.fromkeys(MOST_SEEDS, size.seeds) | dict.fromkeys(_recipe(dataset, size).slow, 1)
     return [

@@ -50,18 +50,21 @@ class Job:
     then: Callable[[], None] = lambda: None
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
+def run_jobs(jobs: Sequence[Job], at_once: int, gpus: Sequence[str] = ()) -> None:
     """Run every job as soon as those it needs are finished, and print a line after each.
 
     Of those that may begin, the first in the list does. Each gets its share of the processors as
     ``OMP_NUM_THREADS``, unless the user has set that. Whatever ends this function, no process is
     left.
 
+    Args:
+        gpus: as ``CUDA_VISIBLE_DEVICES`` names them; each job sees one, in turn.
+
     Raises:
         InputError: a job failed; the others were stopped.
     """
-    waiting, finished = list(jobs), {}
-    running: dict[subprocess.Popen, tuple[Job, float]] = {}
+    waiting, finished, places = list(jobs), {}, list(range(at_once))
+    running: dict[subprocess.Popen, tuple[Job, float, int]] = {}
     environment = {
         "OMP_NUM_THREADS": str(max(1, processors() // min(at_once, len(jobs) or 1))),
         "TQDM_MININTERVAL": "30",  # a log needs no moving bar
@@ -70,11 +73,14 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
     try:
         while waiting or running:
             ready = [job for job in waiting if finished.keys() >= set(job.needs)]
-            for job in ready[: at_once - len(running)]:
+            for job in ready[: len(places)]:
                 waiting.remove(job)
-                running[_start(job, environment)] = job, time.perf_counter()
+                place = places.pop(0)
+                own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
+                running[_start(job, environment | own)] = job, time.perf_counter(), place
             for process in [process for process in running if process.poll() is not None]:
-                job, started = running.pop(process)
+                job, started, place = running.pop(process)
+                places.append(place)
                 if process.returncode:
                     raise InputError(
                         f"{job.title}, {_killed(process) or job.explain(job.log)} (log: {job.log})"

@@ -154,6 +154,11 @@ class Verdict(NamedTuple):
     verdict: str
     why: str
 
+    @property
+    def condition(self) -> str:
+        """The claim's, which tells of its own data sets; blank for one in their place."""
+        return self.claim.condition if self.dataset in self.claim.datasets else ""
+
 
 CLAIMS: dict[str, Claim] = {}
 """By a short name, in the order of the paper: filled by `cstn_lib.reproduction.claims`."""

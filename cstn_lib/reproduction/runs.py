@@ -20,8 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,6 @@ from typing import TypeVar
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,12 +40,10 @@ from cstn_lib.models import build_model
 from cstn_lib.outputs import Localizer
 from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.support.atomic import atomic_file
-from cstn_lib.support.disk import acquired
+from cstn_lib.support.disk import alone_in
 from cstn_lib.support.errors import InputError, first_line
 from cstn_lib.support.machine import provenance
-from cstn_lib.support.progress import message_stream
 from cstn_lib.support.project import project_folder
-from cstn_lib.training.distributed import Processes, processes
 from cstn_lib.training.engine import fit, predict, resolve_device
 
 Content = TypeVar("Content")
@@ -70,15 +67,10 @@ class RunStore:
     data_root: object = None
     device: str | None = None
 
-    @property
-    def processes(self) -> Processes:
-        """Which process this is, of how many that work on the same runs."""
-        return processes(resolve_device(self.device))
-
     def run(self, experiment: Experiment) -> Run:
         """The finished run of an experiment: opened, resumed or trained."""
         run = self.open(experiment)
-        if _of_first(self.processes, lambda: not run.finished):
+        if not run.finished:
             with run.held():
                 if not run.finished:  # by another command in the meantime
                     run.train()
@@ -86,12 +78,9 @@ class RunStore:
 
     def open(self, experiment: Experiment) -> Run:
         """The run of an experiment as it stands, without training it."""
-        if not self.processes.is_first:
-            self.processes.wait()
+        resolve_device(self.device)  # before anything is made
         # draws or decodes what is not there yet
         train = open_split(experiment.data, experiment.training_split, self.data_root)
-        if self.processes.is_first:
-            self.processes.wait()
         model = replace(experiment.model, num_classes=train.num_classes)
         experiment = replace(experiment, model=model)
         identity = {"version": TRAINING_VERSION, "data": train.fingerprint}
@@ -144,22 +133,17 @@ class Run:
 
     def given(self, model: Localizer, split: str) -> ImageSet | MapSet:
         """One split as a network of this run is given it: of a frozen backbone, the maps."""
-        images, processes = self.split(split), self.store.processes
+        images, device = self.split(split), resolve_device(self.store.device)
         if not (model.takes_maps and model.backbone.frozen and is_stored(images)):
             return images
-        if not processes.is_first:
-            processes.wait()
-        model.to(device=processes.device, memory_format=torch.channels_last).eval()
+        model.to(device=device, memory_format=torch.channels_last).eval()
 
         def compute(batch: Tensor) -> dict[str, Tensor]:
-            return model.backbone.frozen_maps(model.normalize(batch.to(processes.device)))
+            return model.backbone.frozen_maps(model.normalize(batch.to(device)))
 
         backbone = [self.experiment.model.backbone, model.backbone.fingerprint()]
         learned = split == self.experiment.training_split
-        maps = open_maps(images, backbone, compute, mirrored=learned)
-        if processes.is_first:
-            processes.wait()
-        return maps
+        return open_maps(images, backbone, compute, mirrored=learned)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -207,8 +191,8 @@ class Run:
             raise InputError(
                 f"split {split!r}: {shown} classes, expected the {known} of {self.title}"
             )
-        path, processes = self.predictions_path(split, views=views), self.store.processes
-        if _of_first(processes, lambda: not path.is_file()):
+        path = self.predictions_path(split, views=views)
+        if not path.is_file():
             with self.held():
                 if not path.is_file():  # by another command in the meantime
                     model = self.model()
@@ -219,32 +203,12 @@ class Run:
                         precision=self.experiment.training.precision,
                         views=views,
                     )
-                    if processes.is_first:
-                        save_table(table, path)
-                    processes.wait()
+                    save_table(table, path)
         return load_table(path)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other commands away from the folder; wait where another one has it.
-
-        Of several processes that work together the first holds the lock, for all of them.
-        """
-        processes = self.store.processes
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
-        waited = 0
-        while not _of_first(processes, lambda: acquired(lock)):
-            if not waited and processes.is_first:
-                said = f"{self.title}: another process has it, waiting"
-                print(said, file=message_stream(), flush=True)
-            waited += 1
-            time.sleep(min(0.1 * waited, 2))
-        try:
-            yield
-            processes.wait()  # all are done with the folder
-        finally:
-            lock.release()
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other commands away from the folder; wait where another one has it."""
+        return alone_in(self.folder, "lock", self.title)
 
     def save_backbone(self, path: Path) -> None:
         """Write the trained backbone alone, for `cstn_lib.models.ModelConfig.weights`."""
@@ -253,10 +217,9 @@ class Run:
     def train(self) -> None:
         """Train to the end, from the last epoch's checkpoint where there is one."""
         started = time.perf_counter()
-        processes, device = self.store.processes, self.store.device
+        device = self.store.device
         teacher = self.experiment.teacher and self.store.run(self.experiment.teacher)
-        if processes.is_first:
-            _write_json(self.folder / "config.json", self.identity)
+        _write_json(self.folder / "config.json", self.identity)
         torch.manual_seed(self.experiment.seed)
         if teacher:
             model = teacher.model()
@@ -274,19 +237,16 @@ class Run:
             title=self.title,
             known=known,
         )
-        if processes.is_first:
-            _save_state(model, self.folder / "model.safetensors")
-            with atomic_file(self.folder / "history.csv") as temporary:
-                history.to_csv(temporary, index=False)
-            facts = {
-                "training_seconds": round(float(history["seconds"].sum()), 1),
-                "total_seconds": round(time.perf_counter() - started, 1),
-                **provenance(resolve_device(device)),
-                "processes": processes.count,
-            }
-            _write_json(self.folder / "run.json", facts)
-            self.checkpoint.unlink(missing_ok=True)
-        processes.wait()
+        _save_state(model, self.folder / "model.safetensors")
+        with atomic_file(self.folder / "history.csv") as temporary:
+            history.to_csv(temporary, index=False)
+        facts = {
+            "training_seconds": round(float(history["seconds"].sum()), 1),
+            "total_seconds": round(time.perf_counter() - started, 1),
+            **provenance(resolve_device(device)),
+        }
+        _write_json(self.folder / "run.json", facts)
+        self.checkpoint.unlink(missing_ok=True)
 
 
 def _chosen(config: object) -> object:
@@ -308,8 +268,3 @@ def _save_state(module: nn.Module, path: Path) -> None:
 def _write_json(path: Path, content: dict) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _of_first(processes: Processes, ask: Callable[[], bool]) -> bool:
-    """What the first of several processes answers, told to all."""
-    return processes.of_each(processes.is_first and ask())[0]

@@ -19,7 +19,12 @@ from cstn_lib.evaluation import controls, metrics
 from cstn_lib.losses import authors_weight
 from cstn_lib.reproduction import paper
 from cstn_lib.reproduction.comparison import hits_on_test
-from cstn_lib.reproduction.experiments import EQUATION_4, LAMBDA_STUDY, SELF_TRAINED
+from cstn_lib.reproduction.experiments import (
+    EQUATION_4,
+    LAMBDA_STUDY,
+    PLAIN_EQUATION_4,
+    SELF_TRAINED,
+)
 from cstn_lib.reproduction.runs import Run
 from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError
@@ -112,12 +117,12 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     """Table II: the same network with a plain convolution and with CSTN, one row each.
 
     A plain convolution moves nothing, so its boxes are its default boxes. Below stand CSTN read by
-    its own default boxes, CSTN trained by Eq. 4 alone, without the levels' own losses, and the
+    its own default boxes, both trained by Eq. 4 alone, without the levels' own losses, and the
     controls, which know no class.
 
     Args:
-        runs: of experiments ``plain`` and ``cstn`` on one data set, and of
-            `cstn_lib.reproduction.experiments.EQUATION_4`, unless ``cstn`` itself is trained so.
+        runs: of experiments ``plain`` and ``cstn`` on one data set; and of both trained by Eq. 4
+            alone (`cstn_lib.reproduction.experiments.EQUATION_4`), unless they are themselves.
 
     Raises:
         InputError: one of them is missing, or there are several data sets.
@@ -125,13 +130,16 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     groups = required_runs(runs, ("plain", "cstn"))
     without, with_stn = paper.TABLE_2
     cstn = groups["cstn"]
-    itself = [run for run in cstn if not run.experiment.training.level_weight]
-    alone = runs_of(runs).get(EQUATION_4, itself)
+    alone = {}
+    for row, name, own in ((without, "plain", PLAIN_EQUATION_4), (with_stn, "cstn", EQUATION_4)):
+        itself = [run for run in groups[name] if not run.experiment.training.level_weight]
+        if trained := runs_of(runs).get(own, itself):
+            alone[f"{row}, Eq. 4 alone"] = _judged(trained)
     measured = {
         without: _judged(groups["plain"]),
         with_stn: _judged(cstn),
         f"{with_stn}, default box": _judged(cstn, transform=False),
-        **({f"{with_stn}, Eq. 4 alone": _judged(alone)} if alone else {}),
+        **alone,
         **{name: {"GT-Known Loc": hits} for name, hits in control_hits(cstn).items()},
     }
     columns = ("Top-1 Class", "Top-1 Loc")

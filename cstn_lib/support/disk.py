@@ -58,20 +58,22 @@ def need_space(folder: Path, needed: int, path: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, name: str = ".cstn-lock") -> Iterator[None]:
+def alone_in(folder: Path, name: str = ".cstn-lock", what: str = "") -> Iterator[None]:
     """Make the folder, and wait until no other process is in here with it.
 
     The system ends the wait when the other process ends, however it does.
 
     Args:
         name: of the lock's file, where processes share the folder but not what they make in it.
+        what: is made there, for whoever waits; by default the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     waited = 0
     while not acquired(lock):
         if not waited:
-            print(f"{folder}: another process works here, waiting", file=message_stream())
+            said = f"{what or folder}: another process has it, waiting"
+            print(said, file=message_stream(), flush=True)
         waited += 1
         time.sleep(min(0.1 * waited, 2))
     try:

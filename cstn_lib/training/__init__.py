@@ -1,1 +1,1 @@
-"""Fit and predict, on one process or several."""
+"""Fit and predict."""

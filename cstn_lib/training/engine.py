@@ -1,4 +1,4 @@
-"""Training and prediction: on a CPU, a GPU or several, in float32 or bfloat16.
+"""Training and prediction: on a CPU or a GPU, in float32 or bfloat16.
 
 `fit` follows the recipe that makes CSTN work (see notebook 05): the features are warmed up while
 every theta stays at the identity, then the localization networks are let go at a fraction of the
@@ -40,7 +40,6 @@ from cstn_lib.support.atomic import atomic_file
 from cstn_lib.support.errors import InputError, Interrupted, first_line, unknown_name
 from cstn_lib.support.machine import processors
 from cstn_lib.support.progress import Progress
-from cstn_lib.training.distributed import BatchParts, Processes, processes, shared_batch_norm
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
@@ -133,44 +132,39 @@ def fit(
         InputError: a name in `config` is unknown or the checkpoint is damaged.
     """
     check_precision(config.precision)
-    together = processes(resolve_device(device))
-    model.to(device=together.device, memory_format=torch.channels_last)
-    if known is not None:
-        model.requires_grad_(False)  # `_steps` lets the localization networks go
+    on = torch.device(resolve_device(device))
+    model.to(device=on, memory_format=torch.channels_last)
+    if known is not None:  # nothing but windows is taught, and nothing else changes
+        model.requires_grad_(False)
+        for parameter in model.localization_parameters():
+            parameter.requires_grad_(True)
     optimizer = _make_optimizer(model, config)
     history = _load_checkpoint(checkpoint, model, optimizer)
     order = EpochOrder(len(train), seed)
-    batches = BatchParts(order, config.batch_size, together.rank, together.count)
-    loader = DataLoader(
-        Mirrored(train, known), batch_sampler=batches, collate_fn=tuple, **_loading(together.device)
-    )
-    bar = Progress(
-        total=config.epochs * len(loader),
-        initial=len(history) * len(loader),
-        desc=title,
-        disable=not together.is_first,
-    )
-    with _own_settings(together.device), shared_batch_norm(model, together.count), bar:
+    pairs = Mirrored(train, known)
+    loader = DataLoader(pairs, config.batch_size, sampler=order, collate_fn=tuple, **_loading(on))
+    steps = len(loader)
+    bar = Progress(total=config.epochs * steps, initial=len(history) * steps, desc=title)
+    with _own_settings(on), bar:
         for epoch in range(len(history), config.epochs):
             means = RunningMeans(f"{title}, epoch {epoch + 1}", checkpoint)
             with means.until_ctrl_c():
                 started = time.perf_counter()
                 order.epoch = epoch
-                torch.manual_seed(_epoch_seed(seed, epoch, together.rank))
-                for losses in _steps(model, config, optimizer, loader, together, epoch):
+                torch.manual_seed(_epoch_seed(seed, epoch))
+                for losses in _steps(model, config, optimizer, loader, epoch):
                     means.add(losses)
                     bar.update()
                 row = {"epoch": epoch + 1, **means.result(model)}
                 seconds = round(time.perf_counter() - started, 2)
                 shown = {"loss": f"{row['loss']:.3f}"}
                 if val is not None:
-                    table = _predict(together, model, val, config.precision, watching=True)
+                    table = _predict(model, val, on, config.precision, watching=True)
                     row |= {f"val_{name}": value for name, value in evaluate(table).items()}
                     shown["val GT-Known"] = f"{row['val_gt_known_loc']:.1%}"
                 history.append({**row, "seconds": seconds})
                 bar.set_postfix(shown)
-                if together.is_first:
-                    _save_checkpoint(checkpoint, model, optimizer, history)
+                _save_checkpoint(checkpoint, model, optimizer, history)
     return pd.DataFrame(history)
 
 
@@ -179,41 +173,27 @@ def _steps(
     config: TrainingConfig,
     optimizer: torch.optim.Optimizer,
     loader: DataLoader,
-    together: Processes,
     epoch: int,
 ) -> Iterator[dict[str, Tensor]]:
-    """Take the steps of an epoch; the terms of each one's loss, averaged over processes."""
-    transform = epoch >= config.warmup_epochs
-    moving = model.localization_parameters()
-    for parameter in moving:  # at rest they get no gradient, which other processes would wait for
-        parameter.requires_grad_(transform)
-    try:
-        # where nothing but windows is taught, nothing else changes: no statistics of batch norm
-        network = together.parallel(model).train(loader.dataset.boxes is None)
-        device, steps = together.device, len(loader)
-        for step, batch in enumerate(loader):
-            images, labels, *known = (_moved(part, device) for part in batch)
-            scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
-            for group in optimizer.param_groups:
-                group["lr"] = group["highest_lr"] * scale
-            with autocast(device, config.precision):
-                output = network(images, transform=transform, labels=labels)
-            losses = model.losses(output, labels, config)
-            if known:
-                far = box_loss(output.log_joint, output.boxes, labels, *known).mean()
-                losses |= {"loss": losses["loss"] + far, "loss_box": far}
-            # the average over processes is then the mean over the batch's images
-            share = loader.batch_sampler.share(step)
-            losses = {name: loss * share for name, loss in losses.items()}
-            optimizer.zero_grad()
-            losses["loss"].backward()
-            optimizer.step()
-            # so that all processes see the same numbers and stop together
-            values = together.mean(torch.stack([v.detach() for v in losses.values()]))
-            yield dict(zip(losses, values.unbind(), strict=True))
-    finally:
-        for parameter in moving:
-            parameter.requires_grad_(True)
+    """Take the steps of an epoch; the terms of each one's loss."""
+    teaching = loader.dataset.boxes is not None
+    model.train(not teaching)  # windows alone are taught: no statistics of batch norm
+    device, steps = next(model.parameters()).device, len(loader)
+    for step, batch in enumerate(loader):
+        images, labels, *known = (_moved(part, device) for part in batch)
+        scale = lr_scale(config, (epoch * steps + step) / (config.epochs * steps))
+        for group in optimizer.param_groups:
+            group["lr"] = group["highest_lr"] * scale
+        with autocast(device, config.precision):
+            output = model(images, transform=epoch >= config.warmup_epochs, labels=labels)
+        losses = model.losses(output, labels, config)
+        if teaching:
+            far = box_loss(output.log_joint, output.boxes, labels, *known).mean()
+            losses |= {"loss": losses["loss"] + config.box_weight * far, "loss_box": far}
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        yield {name: loss.detach() for name, loss in losses.items()}
 
 
 @_in_one_line()
@@ -231,53 +211,45 @@ def predict(
         views: ask for three views of each image, see `cstn_lib.evaluation.views`.
     """
     check_precision(precision)
-    together = processes(resolve_device(device))
-    model.to(device=together.device, memory_format=torch.channels_last)
-    with _own_settings(together.device):
-        return _predict(together, model, data, precision, watching=False, views=views)
+    on = torch.device(resolve_device(device))
+    model.to(device=on, memory_format=torch.channels_last)
+    with _own_settings(on):
+        return _predict(model, data, on, precision, watching=False, views=views)
 
 
 def _predict(
-    together: Processes,
     model: Localizer,
     data: ImageSet | MapSet,
+    on: torch.device,
     precision: str,
     *,
     watching: bool,
     views: bool = False,
 ) -> pd.DataFrame:
-    """The predictions table; quietly and without a sweep of thresholds while `watching`.
-
-    Each process predicts some of the images, and all of them get the whole table.
-    """
-    mine = np.arange(together.rank, len(data), together.count)
-    batches = [mine[i : i + PREDICT_BATCH] for i in range(0, len(mine), PREDICT_BATCH)]
-    loader = DataLoader(data, batch_sampler=batches, collate_fn=tuple, **_loading(together.device))
+    """The predictions table; quietly and without a sweep of thresholds while `watching`."""
+    loader = DataLoader(data, PREDICT_BATCH, collate_fn=tuple, **_loading(on))
     model.eval()
 
     def network(images: Tensor) -> LocalizerOutput | ScoreMapOutput:
-        with autocast(together.device, precision):
+        with autocast(on, precision):
             return model(images)
 
     parts: list[dict[str, np.ndarray]] = []
-    quiet = watching or not together.is_first
-    bar = Progress(loader, f"predict {data.name} {data.split}", disable=quiet)
-    for indices, (images, labels) in zip(batches, bar, strict=True):
-        images, labels = (_moved(part, together.device) for part in (images, labels))
+    boxes = [data.boxes_of(index) for index in range(len(data))]
+    bar = Progress(loader, f"predict {data.name} {data.split}", disable=watching)
+    for start, batch in zip(range(0, len(data), PREDICT_BATCH), bar, strict=True):
+        images, labels = (_moved(part, on) for part in batch)
         with torch.inference_mode():
             if views:
                 columns = describe_views(network, images, labels)
             else:
                 columns = describe(network(images), labels)
         part = {name: value.cpu().numpy() for name, value in columns.items()}
-        truth = BoxList.of([data.boxes_of(i) for i in indices])
-        part = judge(part, truth, data.image_size, sweep=not watching)
-        parts.append({"image": indices, **part})
-    parts = [part for some in together.of_each(parts) for part in some]
+        truth = BoxList.of(boxes[start : start + len(labels)])
+        parts.append(judge(part, truth, data.image_size, sweep=not watching))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    in_order = np.argsort(columns["image"])
-    table = to_table({name: values[in_order] for name, values in columns.items()})
-    table.insert(3, "gt_boxes", [data.boxes_of(i).ravel() for i in range(len(data))])
+    table = to_table({"image": np.arange(len(data)), **columns})
+    table.insert(3, "gt_boxes", [some.ravel() for some in boxes])
     return table
 
 
@@ -311,9 +283,9 @@ def tf32(allowed: bool) -> Iterator[None]:
         setattr(where, name, before)
 
 
-def _epoch_seed(seed: int, epoch: int, process: int) -> int:
-    """Of what a network draws in an epoch: a function of (seed, epoch), another per process."""
-    return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1)[0])
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Of what a network draws in an epoch."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def lr_scale(config: TrainingConfig, progress: float) -> float:
@@ -332,7 +304,7 @@ class EpochOrder(Sampler[int]):
     """The images of an epoch in random order, each mirrored with probability one half.
 
     Yields i for image i and N + i for its mirror image: a function of (seed, epoch) alone, whatever
-    happened before and however many processes share the work.
+    happened before.
     """
 
     def __init__(self, images: int, seed: int) -> None:

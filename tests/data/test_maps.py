@@ -156,7 +156,7 @@ def test_two_at_once_compute_once(images: ImageSet, capfd):
         made = list(pool.map(lambda _: opened(images, compute=waits), range(2)))
     assert sum(calls) == 2 * COUNT + 1, "one tells the shapes"
     np.testing.assert_array_equal(made[0].maps, made[1].maps)
-    assert "another process works here, waiting" in capfd.readouterr().err
+    assert "another process has it, waiting" in capfd.readouterr().err
 
 
 # What is wrong

@@ -42,7 +42,7 @@ def test_a_notebook_is_executed_again_when_what_it_reads_is_newer(
 ):
     executed = []
     monkeypatch.setattr(batch, "needed_experiments", lambda notebooks, **parameters: [])
-    monkeypatch.setattr(batch, "run_jobs", lambda jobs, at_once: executed.extend(jobs))
+    monkeypatch.setattr(batch, "run_jobs", lambda jobs, at_once, gpus: executed.extend(jobs))
     lesson, table, given = "00_start_here", "07_table_1", {"profile": "smoke", "device": "cpu"}
     given |= {"runs_dir": str(tmp_path / "runs"), "figures_dir": str(tmp_path / "figures")}
     for name in (lesson, table):

@@ -466,6 +466,9 @@ def test_the_tables(tmp_path: Path):
     assert table.loc["cstn-localizes", "paper"] == "+27.4"
     assert table.loc["both-levels", "paper"] == "both less level 4: +10.6; both less level 5: +5.5"
     assert table.loc["levels-specialise", "paper"] == ""
+    assert table.loc["alpha", "condition"] == CLAIMS["alpha"].condition
+    elsewhere = verdicts[0]._replace(dataset="cub")
+    assert claims_table([elsewhere])["condition"].tolist() == [""], "it tells of the birds"
 
     save_table_files(table, tmp_path, "claims")
     again = pd.read_csv(tmp_path / "claims.csv", index_col=0).fillna("")

@@ -22,9 +22,11 @@ from cstn_lib.reproduction.experiments import (
     EXPERIMENTS,
     LAMBDA_STUDY,
     LEVEL_STUDY,
+    PLAIN_EQUATION_4,
     PROFILES,
     SELF_TRAINED,
     STUDIES,
+    TRAINED_LONGER,
     Experiment,
     collapse_names,
     make_experiment,
@@ -102,13 +104,14 @@ def test_a_study_has_seeds_of_its_own(seeds, counts):
     assert [(experiment.name, experiment.seed) for experiment in made] == expected
 
 
-def test_a_step_at_which_cstn_stands_is_left_out():
+def test_a_step_at_which_its_method_stands_is_left_out():
     # the paper's localization networks are fast, and its levels have no losses of their own
     mapped = {f"cstn-head-0-{rate}-lambda-1e-3" for rate in ("slow", "fast")}
+    themselves = {EQUATION_4, PLAIN_EQUATION_4}
     left_out = {
         ("birds-cub", "cpu"): {"cstn-lambda-1e-4"},
-        ("birds-cub", "paper"): {"cstn-lambda-1e-4", EQUATION_4},
-        ("ilsvrc", "paper"): {"cstn-lambda-1e-3", EQUATION_4, *mapped},
+        ("birds-cub", "paper"): {"cstn-lambda-1e-4", *themselves},
+        ("ilsvrc", "paper"): {"cstn-lambda-1e-3", *themselves, *mapped},
     }
     for (dataset, profile), names in left_out.items():
         made = seeded_experiments(EXPERIMENTS, dataset, profile, seeds=1)
@@ -204,7 +207,8 @@ COLLAPSES += ["cstn-head-1-slow-lambda-1e-1", "cstn-head-only-fast-lambda-0"]
 def test_a_study_changes_one_thing(name, profile):
     """A level alone has neither of the terms that compare levels."""
     for dataset in DATASETS:
-        ours, theirs = (make(n, dataset, profile) for n in ("cstn", name))
+        method = "plain" if name == PLAIN_EQUATION_4 else "cstn"
+        ours, theirs = (make(n, dataset, profile) for n in (method, name))
         unit = 16 if profile == "paper" else 1
         if name in LEVEL_STUDY:
             level = {level.name: level for level in ours.model.levels}[LEVEL_STUDY[name]]
@@ -213,11 +217,12 @@ def test_a_study_changes_one_thing(name, profile):
             values = {"lambda_theta": unit * LAMBDA_STUDY[name]}
         elif name in ALPHA_STUDY:
             values = {"alpha_scale": unit * ALPHA_STUDY[name]}
-        elif name == EQUATION_4:
+        elif name in (EQUATION_4, PLAIN_EQUATION_4):
             values = {"level_weight": 0.0}
-        elif name == SELF_TRAINED:
+        elif name in (SELF_TRAINED, TRAINED_LONGER):
             assert (theirs.teacher, ours.teacher) == (ours, None)
             values = {"lr": 1e-3, "localization_lr": 1.0, "warmup_epochs": 0}
+            values |= {"box_weight": 0.0} if name == TRAINED_LONGER else {}
         else:
             _, _, tell, rate, _, weight = name.split("-", 5)
             only = tell == "only"

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from filelock import FileLock
 
-from cstn_lib.reproduction import jobs
+from cstn_lib.reproduction import batch, jobs
 from cstn_lib.reproduction.batch import _error_of
 from cstn_lib.reproduction.experiments import make_experiment
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
@@ -72,6 +72,27 @@ def test_processors_are_shared_out(job: Make, monkeypatch, at_once, threads):
     told = [job(name, "import os; print(os.environ['OMP_NUM_THREADS'])") for name in "ab"]
     run_jobs(told, at_once)
     assert [last_line(one.log) for one in told] == [threads] * 2
+
+
+def test_each_job_sees_one_gpu(job: Make):
+    """Those that run together another one, until there are more of them than GPUs."""
+    see = "print(__import__('os').environ['CUDA_VISIBLE_DEVICES'])"
+    told = [
+        job(f"{name}", f"{see}; {MEET.format(mine=name, other=other)}")
+        for name, other in ("ab", "ba", "cd", "dc")
+    ]
+    run_jobs(told, 2, ["2", "GPU-5f"])
+    seen = [last_line(one.log) for one in told]
+    assert {*seen[:2]} == {*seen[2:]} == {"2", "GPU-5f"}
+    run_jobs(told[:2], 2, ["7"])
+    assert [last_line(one.log) for one in told[:2]] == ["7", "7"]
+
+
+@pytest.mark.parametrize(("named", "found"), [("4,GPU-5f", ["4", "GPU-5f"]), ("", ["0", "1"])])
+def test_gpus_are_those_that_one_may_use(monkeypatch, named, found):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr(batch.torch.cuda, "device_count", lambda: 2)
+    assert batch._gpus() == found
 
 
 def test_the_users_threads_are_kept(job: Make, monkeypatch):

@@ -169,6 +169,14 @@ def test_self_training_begins_with_its_teacher(finished_runs: list[Run]):
     changed = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}
     assert changed and all(".localization." in name for name in changed)
     assert "loss_box" in run.history
+    unasked = replace(training, box_weight=0.0)
+    longer = store.run(replace(run.experiment, name="cstn-trained-longer", training=unasked))
+    last = longer.history.iloc[-1]
+    parts = last["loss_cls"] + training.lambda_theta * last["loss_theta"]
+    parts += training.alpha_scale * last["loss_scale"]
+    parts += training.level_weight * last.get("loss_level", 0.0)
+    assert last["loss"] == pytest.approx(parts, rel=1e-5)
+    assert last["loss_box"] > run.history["loss_box"].iloc[-1] > 0
 
 
 def test_predictions_are_computed_once(copied: Run, monkeypatch):
