@@ -89,7 +89,7 @@ class Normalize(nn.Module):
         self.register_buffer("scale", (1 / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
         if isinstance(images, dict):  # maps, of images that were normalized
             return images
         levels = 255 if images.dtype == torch.uint8 else 1

@@ -13,8 +13,8 @@ class LevelConfig:
 
     Attributes:
         name: ``"4"`` or ``"5"``.
-        kernel_size, stride, dilation: of its `ConvSTN2d`, in its order; the paper's are 13 and 7,
-            undilated, at every valid location.
+        kernel_size, stride, dilation: of its `ConvSTN2d`, in its order; in the authors' code 13 and
+            7 cells, undilated, at every valid location.
     """
 
     name: str

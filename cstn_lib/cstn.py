@@ -53,7 +53,8 @@ def conv_stn2d(
         (B, out, h, w) or (out, h, w), in the input's memory format.
 
     Raises:
-        ValueError: one of them has another shape, type or value than documented here.
+        ValueError: input or theta does not fit the weight and the window, or the window or sampler
+            is another than documented here.
 
     Examples::
 
@@ -72,10 +73,11 @@ def conv_stn2d(
 
 
 class LocalizationNetwork(nn.Module):
-    """theta = loc(f): two convolutions, the second of which sees what the window sees.
+    """theta = loc(f): two convolutions, the second with the window's taps.
 
     The first keeps the map's size, the second visits the same locations as the window and ends in
-    the six entries of theta. Its weights start at zero and it has no bias: every theta starts as
+    the six entries of theta; together they see the window and one tap around it. The second's
+    weights start at zero and it has no bias: every theta starts as
     the identity, to which its output is added.
 
     In the authors' code the first convolution is as large as the window, too. Ours is 3 x 3 (never
@@ -233,9 +235,9 @@ class ConvSTN2d(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise weight and bias as `torch.nn.Conv2d` does, and theta at the identity.
 
-        ``net.apply`` visits children first: whatever it does to those of the localization network,
-        theta is the identity if it ends here. An initialisation that knows `torch.nn.Conv2d` alone
-        does not, and moves theta: call ``layer.localization.reset_parameters()`` after it.
+        An initialisation that ``net.apply`` takes to every `torch.nn.Conv2d`, and that does not
+        call this, redraws the localization network as well, and theta leaves the identity: call
+        ``layer.localization.reset_parameters()`` after it.
         """
         self._reset_convolution()
         if hasattr(self.localization, "reset_parameters"):
@@ -277,7 +279,8 @@ class ConvSTN2d(nn.Module):
         w = self.window
         size = w.output_size((x.shape[-2], x.shape[-1]))
         features = F.conv2d(x, self.weight, self.bias, w.stride, w.padding, w.dilation)
-        return features, identity_theta(x).expand(*x.shape[:-3], *size, 2, 3)
+        theta = identity_theta(_at_least_float32(x.new_empty(0)))
+        return features, theta.expand(*x.shape[:-3], *size, 2, 3)
 
     def extra_repr(self) -> str:
         return (
@@ -350,5 +353,5 @@ def _check_sampler(name: str) -> None:
 
 
 def _at_least_float32(theta: Tensor) -> Tensor:
-    """For bfloat16 would move points by whole cells."""
+    """Theta in float32 or wider: in bfloat16 points of a map of 64 cells are off by a quarter."""
     return theta.to(torch.promote_types(theta.dtype, torch.float32))

@@ -120,11 +120,15 @@ def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> 
     half = window.extent / 2
     centre = window.centres(map_size, theta.device).to(theta.dtype) + theta[..., 2] * half
     half_sides = theta[..., :2].abs().sum(dim=-1) * half  # (B, h, w, 2)
-    return hull_on_image(centre - half_sides, centre + half_sides, map_size)
+    return unit_box(centre - half_sides, centre + half_sides, map_size)
 
 
-def hull_on_image(lowest: Tensor, highest: Tensor, map_size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) ``xyxy`` in [0, 1] from their corners (..., 2) in cells of the map."""
+def unit_box(lowest: Tensor, highest: Tensor, map_size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) ``xyxy`` in [0, 1] from corners (..., 2) in cells, clipped to the image.
+
+    Args:
+        map_size: (H, W) of the map, at least 2 x 2.
+    """
     height, width = map_size
     corners = torch.cat([lowest, highest], dim=-1)
     # sizes as numbers, not as a tensor: a trace would keep the first map's

@@ -2,8 +2,9 @@
 
     L = L_cls + lambda * L_theta + alpha * L_scale
 
-`level_loss` is ours: with it each level learns to tell the class by itself, so that levels compete
-by what they see of an object and not by which of them learned first (notebook 04).
+Two more are ours. With `level_loss` each level learns to tell the class by itself, so that levels
+compete by what they see of an object and not by which of them learned first (notebook 04).
+`box_loss` serves self-training alone (notebook 16), and is no part of `total_loss`.
 
 Each function returns one value per image, (B,); `total_loss` takes means over the batch. The
 authors' code adds L_theta and L_scale up over its batch of 16 images while it averages L_cls: per
@@ -54,9 +55,9 @@ def theta_loss(thetas: Sequence[Tensor]) -> Tensor:
 def scale_loss(log_joint: Tensor, target: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """L_scale (Eq. 3): how far a finer level's best location beats the next coarser level's.
 
-    For the true class c* and levels s1, s2 next to each other, finest first,
-    max(0, max_l p(s1, l, c*) - max_l p(s2, l, c*)); summed over such pairs. One level costs
-    nothing.
+    For the true class c* (the paper's c* is the predicted one) and levels s1, s2 next to each
+    other, finest first, max(0, max_l p(s1, l, c*) - max_l p(s2, l, c*)); summed over such pairs.
+    One level costs nothing.
 
     Args:
         log_joint: (B, C, N) of `joint_log_prob`, levels from the finest to the coarsest.
@@ -64,7 +65,7 @@ def scale_loss(log_joint: Tensor, target: Tensor, sizes: Sequence[tuple[int, int
         sizes: (h_s, w_s) of each level.
 
     Returns:
-        (B,) in [0, S - 1].
+        (B,) in [0, 1].
     """
     rows = torch.arange(len(target), device=target.device)
     per_level = log_joint[rows, target].split([h * w for h, w in sizes], dim=1)
@@ -127,8 +128,7 @@ def total_loss(
 
     Returns:
         scalars ``loss``, ``loss_cls``, ``loss_theta``, ``loss_scale`` and, where it has a weight,
-        ``loss_level``; all but the first without their weights. An image whose network has no theta
-        pays no L_theta.
+        ``loss_level``; all but the first without their weights. Without thetas ``loss_theta`` is 0.
     """
     cls = classification_loss(log_joint, target).mean()
     theta = theta_loss(thetas).mean() if thetas else torch.zeros_like(cls)

@@ -40,12 +40,17 @@ class Localizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
+        self,
+        images: Tensor | dict[str, Tensor],
+        *,
+        transform: bool = True,
+        labels: Tensor | None = None,
     ) -> LocalizerOutput | ScoreMapOutput:
         """What the network says of a batch.
 
         Args:
-            images: (B, 3, H, W), uint8 in [0, 255] or float in [0, 1].
+            images: (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]; where the network
+            `takes_maps`, also those.
             transform: False keeps windows that can move at their place (the warm-up).
             labels: (B,) int64 true classes; in training alone, for methods that erase by the class.
         """

@@ -106,11 +106,11 @@ class PyramidLocalizer(Localizer):
         """
         return layer(features), None, None
 
-    def maps(self, images: Tensor) -> dict[str, Tensor]:
+    def maps(self, images: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
         """What the windows look at: a map (B, channels, H, W) by the name of its level.
 
         Args:
-            images: (B, 3, H, W), as of `forward`.
+            images: as of `forward`.
         """
         maps = self.backbone(self.normalize(images))
         if isinstance(self.pyramid, nn.ModuleDict):
@@ -119,7 +119,11 @@ class PyramidLocalizer(Localizer):
         return self.pyramid(OrderedDict((name, maps[name]) for name in PYRAMID))
 
     def forward(
-        self, images: Tensor, *, transform: bool = True, labels: Tensor | None = None
+        self,
+        images: Tensor | dict[str, Tensor],
+        *,
+        transform: bool = True,
+        labels: Tensor | None = None,
     ) -> LocalizerOutput:
         """Scores, thetas and boxes, see `cstn_lib.outputs.Localizer`; `labels` change nothing."""
         maps = self.maps(images)
@@ -155,7 +159,7 @@ class CSTNLocalizer(PyramidLocalizer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         windowed, theta = layer(features) if transform else layer.plain(features)
         size = (features.shape[2], features.shape[3])
-        return windowed, theta, boxes_of_theta(theta.float(), window, size)
+        return windowed, theta, boxes_of_theta(theta, window, size)
 
     def localization_parameters(self) -> list[nn.Parameter]:
         return [p for layer in self.layers.values() for p in layer.localization.parameters()]
@@ -164,7 +168,7 @@ class CSTNLocalizer(PyramidLocalizer):
 def _paper_pyramid(
     widths: list[int], config: ModelConfig, voting: list[str]
 ) -> tuple[nn.Sequential, FeaturePyramidNetwork]:
-    """The 3x3 convolution on the last map and the feature pyramid network (section III-E)."""
+    """The 3x3 convolution on the last map (section IV-A), the feature pyramid network (III-E)."""
     extra_conv = nn.Sequential(
         nn.Conv2d(widths[-1], widths[-1], 3, padding=1, bias=False), nn.BatchNorm2d(widths[-1])
     )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from cstn_lib.config import LevelConfig, ModelConfig
-from cstn_lib.geometry import Window, hull_on_image, identity_theta, sampling_points
+from cstn_lib.geometry import Window, identity_theta, sampling_points, unit_box
 from cstn_lib.pyramid import PyramidLocalizer
 from cstn_lib.samplers.sampling import convolve_points
 
@@ -110,5 +110,5 @@ def boxes_of_offsets(offsets: Tensor, window: Window, map_size: tuple[int, int])
         (B, h, w, 4) ``xyxy`` in [0, 1].
     """
     points = moved_points(offsets, window, map_size)
-    boxes = hull_on_image(points.amin(dim=2), points.amax(dim=2), map_size)
+    boxes = unit_box(points.amin(dim=2), points.amax(dim=2), map_size)
     return boxes.unflatten(1, offsets.shape[2:])

@@ -258,7 +258,8 @@ def lambda_zero(of: Evidence) -> Finding:
     factor = of.moved(by[0.0], "area factor")
     return weigh(
         [Measured(f"lambda {best:g} less 0", gap, paper)],
-        f"at 0 the median window has {factor:.2f} times the area of its default box",
+        f"a collapse by more than {max(gap.high, 0):.1f} points is excluded; at 0 the median "
+        f"window has {factor:.2f} times the area of its default box",
     )
 
 

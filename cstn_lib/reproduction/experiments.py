@@ -1,7 +1,8 @@
 """Every training of the project as a named configuration, and the profiles that size them.
 
-Hyper-parameters are written down here and nowhere else: `RECIPES` holds what all methods share on a
-kind of data, `PROFILES` how much work is done, and the studies what their names change. Those of
+Hyper-parameters are written down here, but for those that stand at their default in
+`cstn_lib.config`: `RECIPES` holds what all methods share on a kind of data, `PROFILES` how much
+work is done, and the studies what their names change. Those of
 the small network were chosen on the val splits, those of the ``paper`` profile are the published
 ones.
 """

@@ -84,6 +84,7 @@ RESULTS = {
     "regularization": _lesson(
         "04_regularization",
         "cstn",
+        "cstn-head-0-fast-lambda-0",
         "cstn-head-only-fast-lambda-0",
         "cstn-head-only-fast-lambda-1e-1",
         EQUATION_4,

@@ -86,7 +86,7 @@ def _grid_sample(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
     x, y = points[..., 0].clamp(-2, width + 1), points[..., 1].clamp(-2, height + 1)
     # sizes as numbers, not as a tensor: a trace would keep the first map's
     grid = torch.stack([(2 * x + 1) / width, (2 * y + 1) / height], dim=-1) - 1
-    # in the points' precision: bfloat16 would move them by whole cells
+    # in the points' precision: bfloat16 would move them by parts of a cell
     values = F.grid_sample(features.to(grid.dtype), grid, align_corners=False)  # (B, C, L, T)
     values = values.permute(0, 2, 3, 1).to(features.dtype, memory_format=torch.contiguous_format)
     result = F.linear(values.flatten(2), kernel)
@@ -105,7 +105,7 @@ def _by_loops(features: Tensor, theta: Tensor, window: Window, kernel: Tensor) -
 def _loops(
     features: Tensor, theta: Tensor, centres: Tensor, taps: Tensor, kernel: Tensor
 ) -> Tensor:
-    """The compiled loops, in float32 at least: bfloat16 would move points by whole cells.
+    """The compiled loops, in float32 at least: bfloat16 would move points by parts of a cell.
 
     Args:
         theta: (B, L, 6); theta, centres and taps as of `loops.sample`.
