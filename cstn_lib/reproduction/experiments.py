@@ -155,8 +155,9 @@ and so of others.
 ``pretrain``: the small backbone's pretraining."""
 
 LAMBDA_THETA = 1e-4
-MOST_SEEDS = ("cstn", "plain", "cam", SELF_TRAINED)
-"""What the paper's first question is about: CSTN, without it, and the usual way."""
+MOST_SEEDS = ("cstn", "plain", "cam", SELF_TRAINED, TRAINED_LONGER)
+"""What the paper's first question is about: CSTN, without it, and the usual way; and what starts
+from CSTN."""
 VOTING = ("cstn", "plain", "deform")
 """Methods whose locations vote through a window on each level."""
 

@@ -318,6 +318,7 @@ def test_comparison_table(write_run: WriteRun):
         "CSTN, fused, three views",
         "CAM, three views",
         "CSTN, self-trained",
+        "CSTN, trained longer",
         "plain convolution",
         "global STN",
         "deformable convolution",
