@@ -7,8 +7,7 @@ makes all these votes compete in **one** softmax,
 
 so that classifying and localizing read the same numbers: summing over locations and scales gives
 p(c), which is trained with cross-entropy; the largest entry says what and where (`map_estimate`).
-The metrics first take the class of the largest p(c) and then its best location (`top_locations`),
-
+The metrics first take the class of the largest p(c) and then its best location (`top_locations`).
 
 Everything stays in log space: one log-softmax, and log-sum-exp for each marginal. Locations of all
 levels are laid end to end in one axis of length N = sum of h_s * w_s; `locations` names its

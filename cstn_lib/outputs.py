@@ -29,8 +29,6 @@ def exportable(output: Output) -> Output:
 class Localizer(nn.Module, ABC):
     """What every network of the project offers.
 
-    Calling it is all that touches its parameters, so it may be wrapped, as for several processes.
-
     Attributes:
         takes_maps: whether it can be given, instead of images, what its backbone makes of them: the
             maps by level (`cstn_lib.backbones.Backbone.frozen_maps`).
@@ -50,7 +48,7 @@ class Localizer(nn.Module, ABC):
 
         Args:
             images: (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]; where the network
-            `takes_maps`, also those.
+                `takes_maps`, also those.
             transform: False keeps windows that can move at their place (the warm-up).
             labels: (B,) int64 true classes; in training alone, for methods that erase by the class.
         """

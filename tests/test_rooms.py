@@ -84,7 +84,7 @@ def test_the_method_is_small():
     assert sum(lines) < 1500
 
 
-HEAVY = ("accelerate", "matplotlib", "pandas", "papermill", "scipy", "seaborn", "IPython")
+HEAVY = ("matplotlib", "pandas", "papermill", "scipy", "seaborn", "IPython")
 
 
 def test_the_library_loads_little():

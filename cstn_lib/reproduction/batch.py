@@ -1,9 +1,9 @@
 """Everything in batch: the missing trainings side by side, and each notebook when it can run.
 
 A notebook trains what it misses, one network after the other. `reproduce` first trains what the
-chosen notebooks need in as many processes as the machine has processors; a notebook whose trainings
-are there only reads. Each is executed into ``runs/notebooks/<profile>/`` by the call of papermill
-that the README gives, so the numbers are the same.
+chosen notebooks need in as many processes as the machine has processors, or GPUs; a notebook whose
+trainings are there only reads. Each is executed into ``runs/notebooks/<profile>/`` by the call of
+papermill that the README gives, so the numbers are the same.
 """
 
 from __future__ import annotations
@@ -137,8 +137,9 @@ def chosen_notebooks(only: Sequence[str]) -> list[str]:
 
 def _gpus() -> list[str]:
     """Those that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(at) for at in range(torch.cuda.device_count())]
+    named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    # CUDA passes over what follows a name that it does not know
+    return named.split(",")[:count] if named else [str(at) for at in range(count)]
 
 
 def store_of(parameters: dict[str, object]) -> RunStore:

@@ -256,10 +256,11 @@ def lambda_zero(of: Evidence) -> Finding:
     best = max((weight for weight in by if weight), key=lambda w: of.rate(by[w], "top1_loc"))
     gap, paper = of.gap(by[best], by[0.0]), of.paper(PRINTED_BEST, 0.0)
     factor = of.moved(by[0.0], "area factor")
+    most = f"a loss of more than {max(gap.high, 0):.1f} points is excluded; "
     return weigh(
         [Measured(f"lambda {best:g} less 0", gap, paper)],
-        f"a collapse by more than {max(gap.high, 0):.1f} points is excluded; at 0 the median "
-        f"window has {factor:.2f} times the area of its default box",
+        f"{'' if gap.low > 0 else most}at 0 the median window has {factor:.2f} times the area of "
+        "its default box",
     )
 
 

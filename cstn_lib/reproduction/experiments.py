@@ -103,7 +103,7 @@ ALPHA_STUDY = {f"cstn-alpha-{v}": float(v) for v in ("0", "0.3", "1", "10")}
 """How widely alpha can vary; ``cstn`` itself stands at its recipe's."""
 
 EQUATION_4, PLAIN_EQUATION_4 = "cstn-equation-4", "plain-equation-4"
-"""The objective as the paper has it, without the levels' own losses: Table II's own comparison."""
+"""The objective as the paper has it, without the levels' own losses."""
 
 SELF_TRAINED = "cstn-self-trained"
 """What fusion finds, in one pass and at the most probable location: not in the paper."""
@@ -150,8 +150,8 @@ STUDIES = (
 EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
 ``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
-images, augmentation and schedule, by their heads. ``cstn-...``: ``cstn`` with one thing changed,
-and so of others.
+images, augmentation and schedule, by their heads. ``METHOD-...``: that method with one thing
+changed.
 ``pretrain``: the small backbone's pretraining."""
 
 LAMBDA_THETA = 1e-4
@@ -399,7 +399,7 @@ def _of_method(method: str, recipe: Recipe) -> dict[str, object]:
 
 
 def _of_study(name: str, unit: float, levels: tuple[LevelConfig, ...]) -> dict[str, object]:
-    """What a study changes in ``cstn``, whose levels are given; `unit`: see `Recipe`."""
+    """What a study changes in its method, whose levels are given; `unit`: see `Recipe`."""
     if name in LEVEL_STUDY:
         voting = tuple(v for v in levels if v.name == LEVEL_STUDY[name])
         return {"levels": voting, "alpha_scale": 0.0, "level_weight": 0.0}
@@ -431,7 +431,7 @@ def seeded_experiments(
 ) -> list[Experiment]:
     """`make_experiment` of each name, seed after seed of each.
 
-    A step of a study at which its method itself stands is left out: it is ``cstn``, for instance.
+    A step of a study that changes nothing is left out: it is its method.
 
     Args:
         seeds: how many; 0 or None: as many as the profile has.

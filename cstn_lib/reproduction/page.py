@@ -30,8 +30,13 @@ from cstn_lib.support.errors import InputError
 from cstn_lib.support.project import project_folder
 
 HEADLINES = (
-    *("transform", "cstn-localizes", "lambda-zero", "levels-specialise", "ahead-of-cams"),
-    *("behind-adl", "behind-cams"),
+    "transform",
+    "cstn-localizes",
+    "lambda-zero",
+    "levels-specialise",
+    "ahead-of-cams",
+    "behind-adl",
+    "behind-cams",
 )
 """The claims whose verdicts the README tells."""
 
@@ -127,8 +132,7 @@ def fill_pages(project: Path, figures: Path, runs: Sequence[Run]) -> None:
     fill_markers(project / "REPRODUCTION.md", parts)
     told = verdicts.drop_duplicates("id").set_index("id").loc[list(HEADLINES)]
     told = told[["claim", "place", "verdict", "condition"]].set_index("claim")
-    counts = verdicts["verdict"].value_counts()
-    counted = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in counts.index)
+    counted = ", ".join(f"{v}: {n}" for v, n in verdicts["verdict"].value_counts().items())
     above = f"Of {len(verdicts)} verdicts: {counted}. Some of them:"
     readme = {"result": result_sentence(figures), "claims": f"{above}\n\n{markdown_table(told)}"}
     fill_markers(project / "README.md", readme)
@@ -137,8 +141,7 @@ def fill_pages(project: Path, figures: Path, runs: Sequence[Run]) -> None:
 def result_sentence(figures: Path) -> str:
     """The result in two sentences, from Tables I, II and IV: for the README."""
     ours = pd.read_csv(figures / "table_1.csv", index_col=0).iloc[0]
-    methods = pd.read_csv(figures / "table_4.csv", index_col=0)
-    others = methods["GT-Known Loc"]
+    others = pd.read_csv(figures / "table_4.csv", index_col=0)["GT-Known Loc"]
     kinds = ("with transform", "with transform ±", "without transform")
     moved, reach, fixed = (ours[f"GT-Known {kind}"] for kind in kinds)
     objective = pd.read_csv(figures / "table_2.csv", index_col=0).filter(like="Eq. 4", axis=0)

@@ -78,7 +78,7 @@ def test_each_job_sees_one_gpu(job: Make):
     """Those that run together another one, until there are more of them than GPUs."""
     see = "print(__import__('os').environ['CUDA_VISIBLE_DEVICES'])"
     told = [
-        job(f"{name}", f"{see}; {MEET.format(mine=name, other=other)}")
+        job(name, f"{see}; {MEET.format(mine=name, other=other)}")
         for name, other in ("ab", "ba", "cd", "dc")
     ]
     run_jobs(told, 2, ["2", "GPU-5f"])
