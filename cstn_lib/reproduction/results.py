@@ -71,7 +71,7 @@ _CLAIMED = tuple(
     for data in DATASETS
 )
 _FAST = ("cstn-head-0-fast-lambda-0", "cstn-head-0-fast-lambda-1e-3")
-_PHOTOGRAPHED = ("cstn", "plain", "cam", SELF_TRAINED, "cstn-lambda-0", *_FAST, *LEVEL_STUDY)
+_PHOTOGRAPHED = (*_CHOSEN, "plain", "cam", "cstn-lambda-0", *_FAST, *LEVEL_STUDY)
 _SIDES = ("without transform", "with transform")
 _TABLE_1 = tuple(f"{metric} {side}" for metric in ("Top-1 Loc", "GT-Known") for side in _SIDES)
 _COMPARED = ("Top-1 Loc", "GT-Known Loc", "Top-1 Class", "MaxBoxAccV2")
