@@ -241,9 +241,10 @@ RECIPES = {
         own={
             "deform": {"levels": small_levels(8), "alpha_scale": 0.0},
             "stn": {"lr": 4e-3, "first_frame": 0.65, "lambda_theta": 1e-3},
+            "cam": {"epochs": 8},
             "has": {"lr": 4e-3, "epochs": 8, "frozen_stages": 0},
             "acol": {"lr": 1e-3},
-            "spg": {"lr": 1e-3, "epochs": 8},
+            "spg": {"epochs": 8, "frozen_stages": 0},
         },
     ),
     "birds-ilsvrc": Recipe(
@@ -252,7 +253,7 @@ RECIPES = {
         own={
             "deform": {"lr": 4e-3, "levels": small_levels(7), "alpha_scale": 0.0},
             "stn": {"first_frame": 0.65, "localization_lr": 0.03, "lambda_theta": 1e-2},
-            "has": {"epochs": 8},
+            "has": {"lr": 4e-3, "frozen_stages": 0},
             "acol": {"lr": 1e-3, "frozen_stages": 0},
             "spg": {"lr": 1e-3, "epochs": 8, "frozen_stages": 0},
         },
