@@ -745,6 +745,15 @@ def test_autocast(device, sampler):
         assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64])
+def test_theta_is_float32_at_least_also_at_rest(kind):
+    layer, maps = ConvSTN2d(3, 4, 3).to(kind), torch.randn(2, 3, 6, 6, dtype=kind)
+    for features, theta in (layer(maps), layer.plain(maps)):
+        assert features.dtype == kind
+        assert theta.dtype == torch.promote_types(kind, torch.float32)
+        assert torch.equal(theta, torch.eye(2, 3, dtype=theta.dtype).expand(2, 4, 4, 2, 3))
+
+
 @EVERY_SAMPLER
 def test_bfloat16_does_not_move_the_samples(device, sampler):
     """Stripes one cell wide tell to a hundredth of a cell where they are sampled."""
