@@ -119,7 +119,7 @@ def test_motion(finished_runs: list[Run]):
 
 
 def test_settings(write_run: WriteRun):
-    one, other = (settings(write_run(name, ["+r"])) for name in ("cam", "stn"))
+    one, other = (settings(write_run(name, ["+r"])) for name in ("adl", "stn"))
     assert one["data.name"] == "birds-cub" and one["training.epochs"] == "2"
     differing = one.index[one != other].tolist()
     own = ["model.first_frame", "model.head"]
