@@ -77,8 +77,8 @@ class LocalizationNetwork(nn.Module):
 
     The first keeps the map's size, the second visits the same locations as the window and ends in
     the six entries of theta; together they see the window and one tap around it. The second's
-    weights start at zero and it has no bias: every theta starts as
-    the identity, to which its output is added.
+    weights start at zero and it has no bias: every theta starts as the identity, to which its
+    output is added.
 
     In the authors' code the first convolution is as large as the window, too. Ours is 3 x 3 (never
     larger than the window) with the window's dilation: theta reads as well from it, and it costs
@@ -279,7 +279,7 @@ class ConvSTN2d(nn.Module):
         w = self.window
         size = w.output_size((x.shape[-2], x.shape[-1]))
         features = F.conv2d(x, self.weight, self.bias, w.stride, w.padding, w.dilation)
-        theta = identity_theta(_at_least_float32(x.new_empty(0)))
+        theta = _at_least_float32(identity_theta(x))
         return features, theta.expand(*x.shape[:-3], *size, 2, 3)
 
     def extra_repr(self) -> str:

@@ -2,9 +2,8 @@
 
 Hyper-parameters are written down here, but for those that stand at their default in
 `cstn_lib.config`: `RECIPES` holds what all methods share on a kind of data, `PROFILES` how much
-work is done, and the studies what their names change. Those of
-the small network were chosen on the val splits, those of the ``paper`` profile are the published
-ones.
+work is done, and the studies what their names change. Those of the small network were chosen on the
+val splits, those of the ``paper`` profile are the published ones.
 """
 
 from __future__ import annotations
@@ -151,8 +150,7 @@ EXPERIMENTS = (*HEADS, *STUDIES, "pretrain")
 """``cstn``: the complete system of section III-E. ``plain``, ``cam``, ``has``, ``acol``, ``spg``,
 ``adl``, ``stn``, ``deform``: what it is compared with (`cstn_lib.baselines`), on the same backbone,
 images, augmentation and schedule, by their heads. ``METHOD-...``: that method with one thing
-changed.
-``pretrain``: the small backbone's pretraining."""
+changed. ``pretrain``: the small backbone's pretraining."""
 
 LAMBDA_THETA = 1e-4
 MOST_SEEDS = ("cstn", "plain", "cam", SELF_TRAINED, TRAINED_LONGER)
@@ -350,7 +348,7 @@ def make_experiment(
     check_precision(precision)
     if name == "pretrain":
         return _pretrain(size, precision, seed)
-    method = name.partition("-")[0]
+    method = _method_of(name)
     read = dataset in READERS
     recipe = _recipe(dataset, size)
     images = {split: size.photos if read else getattr(size, split) for split in SPLITS}
@@ -377,6 +375,11 @@ def make_experiment(
         return Experiment(name, data, *configs, seed)
     teacher = make_experiment("cstn", dataset, profile, seed=seed, precision=precision, own=own)
     return Experiment(name, data, *configs, seed, teacher)
+
+
+def _method_of(name: str) -> str:
+    """The method that an experiment is, or changes one thing of."""
+    return name.partition("-")[0]
 
 
 def _recipe(dataset: str, profile: Profile) -> Recipe:
@@ -413,8 +416,8 @@ def _of_study(name: str, unit: float, levels: tuple[LevelConfig, ...]) -> dict[s
         fast = {"localization_lr": 1.0, "warmup_epochs": 0} if rate == "fast" else {}
         return {"lambda_theta": unit * weight, **fast}
     if name in (SELF_TRAINED, TRAINED_LONGER):
-        weight = {"box_weight": 0.0} if name == TRAINED_LONGER else {}
-        return {"lr": 1e-3, "localization_lr": 1.0, "warmup_epochs": 0, **weight}
+        steps = {"lr": 1e-3, "localization_lr": 1.0, "warmup_epochs": 0}
+        return steps | {"box_weight": float(name == SELF_TRAINED)}
     return {"level_weight": 0.0} if name in (EQUATION_4, PLAIN_EQUATION_4) else {}
 
 
@@ -449,11 +452,11 @@ def seeded_experiments(
         raise InputError(f"seeds {seeds}: expected a whole number, 0 or more")
     size = profile_named(profile)
 
-    def of(name: str) -> Experiment:
-        return make_experiment(name, dataset, profile)
+    def changes(name: str, method: str) -> bool:
+        ours, theirs = (make_experiment(n, dataset, profile) for n in (name, method))
+        return replace(ours, name=method) != theirs
 
-    method = {name: name.partition("-")[0] for name in names}
-    own = [n for n in names if n == method[n] or replace(of(n), name=method[n]) != of(method[n])]
+    own = [n for n in names if n == _method_of(n) or changes(n, _method_of(n))]
     default = dict.fromkeys(own, size.other_seeds) | dict.fromkeys(STUDIES, size.study_seeds)
     default |= dict.fromkeys(MOST_SEEDS, size.seeds) | dict.fromkeys(_recipe(dataset, size).slow, 1)
     return [

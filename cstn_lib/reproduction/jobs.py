@@ -63,8 +63,10 @@ def run_jobs(jobs: Sequence[Job], at_once: int, gpus: Sequence[str] = ()) -> Non
     Raises:
         InputError: a job failed; the others were stopped.
     """
-    waiting, finished, places = list(jobs), {}, list(range(at_once))
-    running: dict[subprocess.Popen, tuple[Job, float, int]] = {}
+    waiting, finished = list(jobs), {}
+    seen = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
+    places = [seen[at % len(seen)] for at in range(at_once)]  # those that are free
+    running: dict[subprocess.Popen, tuple[Job, float, dict[str, str]]] = {}
     environment = {
         "OMP_NUM_THREADS": str(max(1, processors() // min(at_once, len(jobs) or 1))),
         "TQDM_MININTERVAL": "30",  # a log needs no moving bar
@@ -76,8 +78,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, gpus: Sequence[str] = ()) -> Non
             for job in ready[: len(places)]:
                 waiting.remove(job)
                 place = places.pop(0)
-                own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
-                running[_start(job, environment | own)] = job, time.perf_counter(), place
+                running[_start(job, environment | place)] = job, time.perf_counter(), place
             for process in [process for process in running if process.poll() is not None]:
                 job, started, place = running.pop(process)
                 places.append(place)

@@ -131,11 +131,10 @@ def table_2(runs: Sequence[Run]) -> pd.DataFrame:
     """
     groups = required_runs(runs, ("plain", "cstn"))
     without, with_stn = paper.TABLE_2
-    cstn = groups["cstn"]
-    alone = {}
+    cstn, every, alone = groups["cstn"], runs_of(runs), {}
     for row, name, own in ((without, "plain", PLAIN_EQUATION_4), (with_stn, "cstn", EQUATION_4)):
         itself = [run for run in groups[name] if not run.experiment.training.level_weight]
-        if trained := runs_of(runs).get(own, itself):
+        if trained := every.get(own, itself):
             alone[f"{row}, Eq. 4 alone"] = _judged(trained)
     measured = {
         without: _judged(groups["plain"]),
