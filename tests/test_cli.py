@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import pytest
+from full_disk import room_for
 from miniatures import make_folder
 
 from cstn_lib import cli
@@ -405,6 +406,15 @@ def test_a_file_in_the_place_of_the_figures(cstn: Command, runs: Path, tmp_path:
 def test_runs_that_may_not_be_written(cstn: Command, tmp_path: Path):
     (tmp_path / "runs").mkdir(mode=0o500)
     assert_refused(cstn("train", "cstn", *SMOKE, "--runs-dir", tmp_path / "runs"), tmp_path)
+
+
+def test_a_disk_that_is_full_after_the_first_epoch(cstn: Command, trained: Path, tmp_path: Path):
+    with room_for(100_000):
+        result = cstn("train", "cstn", *SMOKE, "--runs-dir", tmp_path)
+    last = result.err.splitlines()[-1]  # below the progress bar
+    assert result.status == 2 and last.startswith(f"cstn: {tmp_path}"), result.err
+    assert "checkpoint.safetensors: not written" in last
+    assert {path.name for path in run_folder(tmp_path).iterdir()} <= {"config.json", "lock"}
 
 
 @pytest.mark.parametrize("content", [b"", b"not a network"])

@@ -28,7 +28,7 @@ from torchvision.transforms.v2.functional import horizontal_flip
 
 from cstn_lib.data.photos.decoding import PhotoArray
 from cstn_lib.support.atomic import atomic_directory
-from cstn_lib.support.disk import need_space, writing
+from cstn_lib.support.disk import need_space
 from cstn_lib.support.errors import InputError
 
 
@@ -131,7 +131,7 @@ def write_image_set(
     Raises:
         InputError: `folder` cannot be written, or an image cannot be read.
     """
-    with writing(folder), atomic_directory(folder) as temporary:
+    with atomic_directory(folder) as temporary:
         write_rows(temporary / _IMAGES, (len(lists), *size, 3), np.uint8, images)
         _write_lists(temporary, lists)
     return open_image_set(folder)
@@ -149,7 +149,7 @@ def write_photo_index(
     Raises:
         InputError: `folder` cannot be written.
     """
-    with writing(folder), atomic_directory(folder) as temporary:
+    with atomic_directory(folder) as temporary:
         np.save(temporary / _FILES, np.array([file.encode() for file in files], dtype=np.bytes_))
         _write_lists(temporary, lists, top=str(top.resolve()), side=side)
     return open_image_set(folder)

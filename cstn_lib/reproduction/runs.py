@@ -30,7 +30,7 @@ from typing import TypeVar
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cstn_lib.data import ImageSet, open_split
@@ -262,7 +262,8 @@ def _chosen(config: object) -> object:
 def _save_state(module: nn.Module, path: Path) -> None:
     with atomic_file(path) as temporary:
         state = module.state_dict().items()
-        save_file({name: value.cpu().contiguous() for name, value in state}, temporary)
+        # `save_file` hides from the system's error that the disk is full
+        temporary.write_bytes(save({n: value.cpu().contiguous() for n, value in state}))
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -439,7 +439,7 @@ def _save_checkpoint(
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(v) for key, v in state.items()}
     with atomic_file(path) as temporary:
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(contiguous, temporary, metadata={"history": json.dumps(history)})
+        temporary.write_bytes(save(contiguous, {"history": json.dumps(history)}))
 
 
 def _load_checkpoint(

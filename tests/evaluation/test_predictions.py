@@ -185,7 +185,7 @@ def test_a_failed_save_leaves_the_previous_file(tmp_path: Path, monkeypatch: pyt
         raise OSError("no space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match="no space"):
         save_table(complete_table(), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["test.parquet"]

@@ -245,7 +245,7 @@ def test_interrupted_after_the_last_epoch(
     store = RunStore(tmp_path, device="cpu")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(InputError, match="No space"):
             store.run(small_experiment())
     run = store.open(small_experiment())
     assert not run.finished

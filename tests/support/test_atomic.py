@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.figure
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from full_disk import room_for
+from safetensors.torch import save
 
 from cstn_lib.support.atomic import atomic_directory, atomic_file
+from cstn_lib.support.errors import InputError
 
 
 def mode(path: Path) -> int:
@@ -44,6 +52,29 @@ def test_file_survives_a_failure(tmp_path: Path, error: type[BaseException]):
         raise error
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["result.txt"]
+
+
+FRAME = pd.DataFrame({"x": np.random.default_rng(0).random(5000)})
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("word " * 5000),
+    "csv": FRAME.to_csv,
+    "parquet": FRAME.to_parquet,
+    "safetensors": lambda path: path.write_bytes(save({"x": torch.rand(5000)})),
+    "png": lambda path: matplotlib.figure.Figure(figsize=(9, 9)).savefig(path, dpi=300),
+    "npy": lambda path: np.save(path, np.zeros(5000)),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, kind: str):
+    target = tmp_path / f"result.{kind}"
+    target.write_text("old")
+    with room_for(4096), pytest.raises(InputError) as caught, atomic_file(target) as temporary:
+        WRITERS[kind](temporary)
+    message = str(caught.value)
+    assert "result" in message and "not written" in message and "\n" not in message
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == [target.name]
 
 
 def test_file_is_as_readable_as_any_other(tmp_path: Path):
@@ -89,7 +120,7 @@ def test_folder_of_another_process_is_kept(tmp_path: Path):
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path):
     target = tmp_path / "split"
     target.write_text("a file")
-    with pytest.raises(OSError), atomic_directory(target) as temporary:
+    with pytest.raises(InputError, match="split"), atomic_directory(target) as temporary:
         (temporary / "a").write_text("x")
     assert target.read_text() == "a file"
     assert os.listdir(tmp_path) == ["split"]
