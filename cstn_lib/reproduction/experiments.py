@@ -185,7 +185,6 @@ class Recipe:
         image_size: side in pixels of the square images.
         unit: what the lambdas and alphas of the studies are multiples of.
         own: by method, its fields of `model` and `training` that were chosen for it alone.
-        slow: methods of which one seed is trained, for the time that a training takes.
     """
 
     model: ModelConfig
@@ -193,7 +192,6 @@ class Recipe:
     image_size: int = 80
     unit: float = 1.0
     own: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    slow: tuple[str, ...] = ()
 
 
 # The settings of the authors' code, every method on the same. Two things are ours: the width of the
@@ -294,7 +292,6 @@ RECIPES = {
                 "lambda_theta": 3e-4,
             },
         },
-        slow=("has", "spg", "stn"),
     ),
     "photos": Recipe(_small(8, weights="none"), _SMALL_TRAINING),
     "paper, CUB-200-2011": _published(1e-4),
@@ -458,7 +455,7 @@ def seeded_experiments(
 
     own = [n for n in names if n == _method_of(n) or changes(n, _method_of(n))]
     default = dict.fromkeys(own, size.other_seeds) | dict.fromkeys(STUDIES, size.study_seeds)
-    default |= dict.fromkeys(MOST_SEEDS, size.seeds) | dict.fromkeys(_recipe(dataset, size).slow, 1)
+    default |= dict.fromkeys(MOST_SEEDS, size.seeds)
     return [
         make_experiment(name, dataset, profile, seed=seed)
         for name in own
