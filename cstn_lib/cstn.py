@@ -72,6 +72,14 @@ def conv_stn2d(
     return _convolve(input, _at_least_float32(theta), weight, bias, window, sampler)
 
 
+class _AtRest(nn.Conv2d):
+    """A convolution that starts at zero, whoever resets it: some tools go through all modules."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()  # what is drawn after it stays what it was
+        nn.init.zeros_(self.weight)
+
+
 class LocalizationNetwork(nn.Module):
     """theta = loc(f): two convolutions, the second with the window's taps.
 
@@ -107,13 +115,12 @@ class LocalizationNetwork(nn.Module):
         padding = size // 2 * window.dilation
         self.read = nn.Conv2d(in_channels, hidden_channels, size, padding=padding, **made)
         visit = window.kernel_size, window.stride, window.padding
-        self.regress = nn.Conv2d(hidden_channels, 6, *visit, bias=False, **made)
-        nn.init.zeros_(self.regress.weight)
+        self.regress = _AtRest(hidden_channels, 6, *visit, bias=False, **made)
 
     def reset_parameters(self) -> None:
         """Back to the identity, read in a new way."""
         self.read.reset_parameters()
-        nn.init.zeros_(self.regress.weight)
+        self.regress.reset_parameters()
 
     def forward(self, features: Tensor) -> Tensor:
         change = self.regress(F.relu(self.read(features)))  # (B, 6, h, w)
@@ -153,6 +160,7 @@ class ConvSTN2d(nn.Module):
     Shape:
         - input: (B, in_channels, H, W) or (in_channels, H, W)
         - features: (B, out_channels, h, w) or (out_channels, h, w), in the input's memory format
+          (traced or exported, in that of the example)
         - theta: (B, h, w, 2, 3) or (h, w, 2, 3), at least float32
 
     Raises:
@@ -192,12 +200,13 @@ class ConvSTN2d(nn.Module):
             raise ValueError(f"groups={groups}: expected 1, a kernel that reads all channels")
         if padding_mode != "zeros":
             raise ValueError(f"padding_mode={padding_mode!r}: expected 'zeros'")
+        if min(in_channels, out_channels) < 1:
+            raise ValueError(
+                f"channels {in_channels} and {out_channels}: expected 1 or more of each"
+            )
         self.window = window = _square_window(kernel_size, stride, padding, dilation)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = (window.kernel_size, window.kernel_size)
-        self.stride = (window.stride, window.stride)
-        self.padding = padding if isinstance(padding, str) else (window.padding, window.padding)
-        self.dilation = (window.dilation, window.dilation)
+        self._padding = padding
         self.groups, self.padding_mode, self.sampler = groups, padding_mode, sampler
         made = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(
@@ -209,12 +218,36 @@ class ConvSTN2d(nn.Module):
         self.localization = localization
         self._reset_convolution()
 
+    # without setters, because theta's network and boxes depend on them: make a new layer instead
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """As `torch.nn.Conv2d` tells it."""
+        return self.window.kernel_size, self.window.kernel_size
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """As `torch.nn.Conv2d` tells it."""
+        return self.window.stride, self.window.stride
+
+    @property
+    def padding(self) -> str | tuple[int, int]:
+        """As `torch.nn.Conv2d` tells it."""
+        named = isinstance(self._padding, str)
+        return self._padding if named else (self.window.padding, self.window.padding)
+
+    @property
+    def dilation(self) -> tuple[int, int]:
+        """As `torch.nn.Conv2d` tells it."""
+        return self.window.dilation, self.window.dilation
+
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, **options: object) -> ConvSTN2d:
         """A layer with copies of a convolution's parameters, hence with its result (to rounding).
 
         Args:
-            conv: of one group, with a square window.
+            conv: of one group, with a square window, and no forward or hooks of its own, which a
+                copy of the parameters would lose.
             options: the constructor's ``localization``, ``localization_channels``, ``sampler``.
 
         Raises:
@@ -222,6 +255,16 @@ class ConvSTN2d(nn.Module):
         """
         if not isinstance(conv, nn.Conv2d):
             raise ValueError(f"from_conv: expected a torch.nn.Conv2d, not a {type(conv).__name__}")
+        own = [
+            name
+            for name in ("forward", "_conv_forward")
+            if getattr(type(conv), name) is not getattr(nn.Conv2d, name)
+        ]
+        if own or conv._forward_pre_hooks or conv._forward_hooks:
+            raise ValueError(
+                f"from_conv: this {type(conv).__name__} computes in its own way "
+                f"({', '.join(own) or 'hooks'}), expected a plain torch.nn.Conv2d"
+            )
         channels, weight = (conv.in_channels, conv.out_channels), conv.weight
         geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
         rest = conv.bias is not None, conv.padding_mode, weight.device, weight.dtype
@@ -236,7 +279,8 @@ class ConvSTN2d(nn.Module):
         """Initialise weight and bias as `torch.nn.Conv2d` does, and theta at the identity.
 
         An initialisation that ``net.apply`` takes to every `torch.nn.Conv2d`, and that does not
-        call this, redraws the localization network as well, and theta leaves the identity: call
+        call this, redraws the localization network, and theta leaves the identity; it passes over
+        this layer's own weight, because the layer is no `torch.nn.Conv2d`. Call
         ``layer.localization.reset_parameters()`` after it.
         """
         self._reset_convolution()
@@ -253,13 +297,20 @@ class ConvSTN2d(nn.Module):
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, theta: Tensor | None = None, *, transform: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Convolve with the given theta, or with the one the localization network reads from `x`.
+
+        Args:
+            transform: False rests every theta at the identity, see `plain`.
 
         Raises:
             ValueError: `x` or `theta` has another shape than documented above, or is not
                 floating-point.
         """
+        if not transform:
+            return self._at_identity(x)
         if x.dim() == 3:
             given = None if theta is None else theta.unsqueeze(0)
             features, theta = self.forward(x.unsqueeze(0), given)
@@ -275,6 +326,9 @@ class ConvSTN2d(nn.Module):
         Raises:
             ValueError: `x` has another shape than documented above, or is not floating-point.
         """
+        return self(x, transform=False)  # through hooks, on which weight norm and others rest
+
+    def _at_identity(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _check_input(x, self.in_channels)
         w = self.window
         size = w.output_size((x.shape[-2], x.shape[-1]))
@@ -296,13 +350,20 @@ def _convolve(
     height, width = window.output_size((x.shape[2], x.shape[3]))
     if theta.shape != (expected := (x.shape[0], height, width, 2, 3)):
         raise ValueError(f"theta has shape {tuple(theta.shape)}, expected {expected}")
+    if theta.is_complex():
+        raise ValueError(f"theta is of {theta.dtype}, expected a real type")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
+    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"weight is of {weight.dtype}, expected the input's {x.dtype}")
     kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (out, K*K*C)
     sample = SAMPLERS[choose_sampler(x) if sampler == "auto" else sampler]
     features = sample(x, theta, window, kernel)  # (B, L, out)
     if bias is not None:
         features = features + bias.to(features.dtype)
     features = features.transpose(1, 2).unflatten(2, (height, width))  # channels last
-    return features if x.stride(3) > x.stride(1) else features.contiguous()
+    # an expanded channel has the stride 0, and is no sign of channels last
+    return features if x.stride(3) > x.stride(1) > 0 else features.contiguous()
 
 
 def _square_window(

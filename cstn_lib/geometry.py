@@ -116,7 +116,14 @@ def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> 
 
     Returns:
         (B, h, w, 4) ``xyxy`` in [0, 1].
+
+    Raises:
+        ValueError: theta is not one per location of the window on such a map, or the map is
+            smaller.
     """
+    expected = *window.output_size(map_size), 2, 3
+    if theta.shape[1:] != expected:
+        raise ValueError(f"theta has shape {tuple(theta.shape)}, expected (B, {str(expected)[1:]}")
     half = window.extent / 2
     centre = window.centres(map_size, theta.device).to(theta.dtype) + theta[..., 2] * half
     half_sides = theta[..., :2].abs().sum(dim=-1) * half  # (B, h, w, 2)
@@ -128,8 +135,13 @@ def unit_box(lowest: Tensor, highest: Tensor, map_size: tuple[int, int]) -> Tens
 
     Args:
         map_size: (H, W) of the map, at least 2 x 2.
+
+    Raises:
+        ValueError: the map is smaller.
     """
     height, width = map_size
+    if min(map_size) < 2:
+        raise ValueError(f"a map of {height}x{width} cells has no boxes, expected 2x2 or more")
     corners = torch.cat([lowest, highest], dim=-1)
     # sizes as numbers, not as a tensor: a trace would keep the first map's
     x, y = corners[..., 0::2] / (width - 1), corners[..., 1::2] / (height - 1)

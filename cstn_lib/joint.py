@@ -39,7 +39,7 @@ def joint_log_prob(scores: Tensor | Sequence[Tensor]) -> Tensor:
             a single map. B and C agree between levels, sizes may differ.
 
     Returns:
-        (B, C, N) log p(c, l, s); for each image the exponentials sum to 1.
+        (B, C, N) log p(c, l, s), in float32 at least: in bfloat16 they would not sum to 1.
 
     Raises:
         ValueError: no level is given, or the levels disagree in batch or classes.
@@ -55,7 +55,8 @@ def joint_log_prob(scores: Tensor | Sequence[Tensor]) -> Tensor:
                 f"expected ({expected[0]}, {expected[1]}, h, w)"
             )
     flat = torch.cat([score.flatten(2) for score in maps], dim=2)  # (B, C, N)
-    return flat.flatten(1).log_softmax(dim=1).view_as(flat)
+    wide = torch.promote_types(flat.dtype, torch.float32)
+    return flat.flatten(1).log_softmax(dim=1, dtype=wide).view_as(flat)
 
 
 def locations(sizes: Sequence[tuple[int, int]], device: torch.device | None = None) -> Locations:

@@ -47,7 +47,12 @@ def theta_loss(thetas: Sequence[Tensor]) -> Tensor:
 
     Returns:
         (B,), non-negative.
+
+    Raises:
+        ValueError: one tensor is given instead of one per level.
     """
+    if isinstance(thetas, Tensor):
+        raise ValueError("theta_loss: expected a list of thetas, one per level, not one tensor")
     per_level = [(theta - identity_theta(theta)).square().flatten(1).sum(dim=1) for theta in thetas]
     return torch.stack(per_level).sum(dim=0)
 

@@ -89,7 +89,7 @@ class LocalizerOutput:
     @property
     def log_joint(self) -> Tensor:
         """(B, C, N) log p(c, l, s), computed in float32 whatever the network ran in."""
-        return joint_log_prob([score.float() for score in self.scores])
+        return joint_log_prob(self.scores)
 
 
 @exportable

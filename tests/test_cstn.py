@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import cstn_lib.cstn
@@ -373,8 +374,18 @@ def reset_all(net: nn.Module) -> None:
     net.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
 
 
+def reset_from_the_top(net: nn.Module) -> None:
+    """Parents first, as FSDP does."""
+    for module in net.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+RESETS = [ConvSTN2d.reset_parameters, reset_all, reset_from_the_top]
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("reset", [ConvSTN2d.reset_parameters, reset_all])
+@pytest.mark.parametrize("reset", RESETS)
 def test_a_reset_layer_is_at_the_identity(reset, wrapped):
     layer = moved(ConvSTN2d(3, 4, 3))
     read, weight = layer.localization.read.weight.clone(), layer.weight.clone()
@@ -385,7 +396,7 @@ def test_a_reset_layer_is_at_the_identity(reset, wrapped):
     assert torch.equal(theta, torch.eye(2, 3).expand_as(theta))
 
 
-@pytest.mark.parametrize("reset", [ConvSTN2d.reset_parameters, reset_all])
+@pytest.mark.parametrize("reset", RESETS)
 def test_empty_parameters_are_filled(reset):
     layer = ConvSTN2d(3, 4, 3, device="meta").to_empty(device="cpu")
     for parameter in layer.parameters():  # what lay in memory
@@ -496,6 +507,79 @@ def test_from_conv_copies():
     for other in (nn.ConvTranspose2d(3, 3, 3), nn.Linear(3, 4)):
         with pytest.raises(ValueError, match=f"a torch.nn.Conv2d, not a {type(other).__name__}"):
             ConvSTN2d.from_conv(other)
+
+
+class Standardized(nn.Conv2d):
+    """Divides its weight by its deviation, as networks trained on large batches do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*deprecated")
+def test_from_conv_refuses_what_a_copy_would_lose():
+    with pytest.raises(ValueError, match=r"Standardized computes in its own way.*forward"):
+        ConvSTN2d.from_conv(Standardized(3, 4, 3))
+    with pytest.raises(ValueError, match=r"this Conv2d computes in its own way \(hooks\)"):
+        ConvSTN2d.from_conv(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)))
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))  # which computes its weight
+    x = torch.randn(1, 3, 6, 6)
+    assert torch.allclose(ConvSTN2d.from_conv(conv)(x)[0], conv(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "padding", "dilation"])
+def test_the_window_cannot_be_changed_without_the_network_that_serves_it(name):
+    layer = ConvSTN2d(3, 4, 3, padding=1)
+    with pytest.raises(AttributeError, match=name):
+        setattr(layer, name, (2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_hooks_see_the_layer_at_rest(wrap):
+    """Weight norm by hooks computes the weight when the layer is called: for each step anew."""
+    layer, x = wrap(ConvSTN2d(3, 4, 3, localization_channels=2)), torch.randn(2, 3, 6, 6)
+    calls = []
+    layer.register_forward_hook(lambda *_: calls.append(None))
+    for _ in range(2):
+        layer.plain(x)[0].sum().backward()
+    assert len(calls) == 2
+    layer.eval()
+    assert torch.allclose(layer.plain(x)[0], layer(x)[0], atol=1e-5)
+
+
+def test_what_records_operations_gets_those_of_pytorch():
+    layer, x = moved(ConvSTN2d(3, 4, 3, localization_channels=2)), torch.randn(2, 3, 6, 6)
+    recorded = make_fx(lambda x: layer(x)[0])(x)
+    other = torch.randn(2, 3, 6, 6)
+    assert torch.allclose(recorded(other), layer(other)[0], atol=1e-5)
+
+
+def test_autocast_leaves_float64_alone():
+    layer, x = ConvSTN2d(3, 4, 3).double(), torch.randn(1, 3, 6, 6, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x)[0].dtype == layer.plain(x)[0].dtype == torch.float64
+
+
+def test_a_grey_image_given_to_every_channel():
+    grey = torch.rand(2, 1, 6, 6).expand(-1, 3, -1, -1)
+    assert ConvSTN2d(3, 4, 3)(grey)[0].is_contiguous()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_types_and_biases_that_do_not_fit_are_refused(sampler):
+    x, theta = torch.rand(2, 3, 6, 6), torch.eye(2, 3).repeat(2, 4, 4, 1, 1)
+    weight = torch.rand(4, 3, 3, 3)
+    for bias in (torch.rand(1), torch.rand(()), torch.rand(16, 4), torch.rand(3)):
+        with pytest.raises(ValueError, match=r"bias has shape .*, expected \(4,\)"):
+            conv_stn2d(x, theta, weight, bias, sampler=sampler)
+    with pytest.raises(ValueError, match=r"weight is of torch\.float64, expected the input's"):
+        conv_stn2d(x, theta, weight.double(), sampler=sampler)
+    with pytest.raises(ValueError, match=r"theta is of torch\.complex64, expected a real type"):
+        conv_stn2d(x, theta.to(torch.complex64), weight, sampler=sampler)
+    for channels in ((0, 3), (3, 0)):
+        with pytest.raises(ValueError, match="expected 1 or more"):
+            ConvSTN2d(*channels, 3)
 
 
 def test_the_state_of_a_conv2d_loads_without_a_localization_network():

@@ -189,6 +189,20 @@ def test_autocast_does_not_move_points():
         assert torch.equal(sampling_points(theta, Window(13), (20, 20)), points)
 
 
+def test_a_map_without_extent_has_no_boxes():
+    """Cell i of n lies at i / (n - 1): of one cell nobody can say where it is."""
+    theta = torch.eye(2, 3).expand(1, 2, 6, 2, 3)
+    with pytest.raises(ValueError, match="a map of 1x5 cells has no boxes"):
+        boxes_of_theta(theta, Window(2, padding=1), (1, 5))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (9, 9)])
+def test_thetas_of_another_map_have_no_boxes(size):
+    theta = torch.eye(2, 3).expand(1, 6, 6, 2, 3)
+    with pytest.raises(ValueError, match=r"theta has shape \(1, 6, 6, 2, 3\), expected \(B, \d"):
+        boxes_of_theta(theta, Window(3), size)
+
+
 def test_identity_theta():
     assert identity_theta().tolist() == [[1, 0, 0], [0, 1, 0]]
     assert identity_theta(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64

@@ -194,6 +194,13 @@ def test_the_two_ends_of_the_range_at_once():
     assert class_log_prob(log_joint)[0, 0].item() == pytest.approx(-2e4 + math.log(4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_sums_to_1_in_float32(dtype):
+    joint = joint_log_prob(torch.randn(2, 5, 7, 7).to(dtype))
+    assert joint.dtype == torch.float32
+    assert torch.allclose(joint.exp().sum(dim=(1, 2)), torch.ones(2), atol=1e-5)
+
+
 def test_no_level_is_an_error():
     with pytest.raises(ValueError, match="at least one level"):
         joint_log_prob([])

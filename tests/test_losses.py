@@ -80,6 +80,12 @@ def test_each_loss(sizes, device):
         assert scale[image].item() == pytest.approx(loop_scale(scores, image, c), rel=1e-10)
 
 
+def test_theta_loss_wants_a_list():
+    """One tensor would be taken for as many levels as it has images."""
+    with pytest.raises(ValueError, match="one per level"):
+        theta_loss(torch.eye(2, 3).expand(4, 3, 3, 2, 3))
+
+
 def test_theta_loss_is_zero_at_the_identity_only():
     theta = torch.eye(2, 3).repeat(2, 3, 3, 1, 1)
     assert theta_loss([theta]).tolist() == [0, 0]

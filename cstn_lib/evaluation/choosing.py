@@ -64,7 +64,8 @@ def highest_expected_iou(log_p: Tensor, boxes: Tensor) -> Tensor:
     with it that any of them can expect; the most probable box need not.
     """
     weights, boxes = _heaviest(log_p, boxes)
-    ious = torch.vmap(box_iou, chunk_size=8)(boxes, boxes)  # images at once that the cache holds
+    at_once = 8 if len(boxes) else None  # images that the cache holds
+    ious = torch.vmap(box_iou, chunk_size=at_once)(boxes, boxes)
     expected = ious.nan_to_num(0.0) @ weights[..., None]
     return _at(boxes, expected.squeeze(2).argmax(dim=1))
 
@@ -120,7 +121,8 @@ def _weights(log_p: Tensor) -> Tensor:
 
 def _mean(weights: Tensor, boxes: Tensor) -> Tensor:
     """(B, 4), whatever the weights (B, N) sum to."""
-    return (weights[:, None] @ boxes).squeeze(1) / weights.sum(dim=1, keepdim=True)
+    # no matrix product, which autocast would round
+    return (weights[..., None] * boxes).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
 def _heaviest(log_p: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,8 @@ RESULTS = {
         "cstn-head-0-fast-lambda-0",
         "cstn-head-only-fast-lambda-0",
         "cstn-head-only-fast-lambda-1e-1",
+        "cstn-lambda-0",
+        "cstn-alpha-0",
         EQUATION_4,
     ),
     "training": _lesson("05_training", "cstn"),

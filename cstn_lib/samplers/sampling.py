@@ -39,10 +39,13 @@ CACHE_BYTES = 4 << 20  # of samples at a time, about as much as the caches of tw
 def choose_sampler(features: Tensor) -> str:
     """The fastest sampler for a map's device, as measured in ``benchmarks/``.
 
-    What follows PyTorch's operations (`torch.compile`, `torch.export`, `torch.jit.trace`) gets
-    them, because it cannot follow numba.
+    What follows PyTorch's operations (`torch.compile`, `torch.export`, `torch.jit.trace`, whatever
+    is a mode of its dispatcher) gets them, because it cannot follow numba.
     """
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "grid_sample"
+    # torch tells of modes only privately; where it no longer does, nothing else changes
+    recorded = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)() > 0
     on_cpu = features.device.type == "cpu"
     return "loops" if on_cpu and not recorded and has_loops() else "grid_sample"
 
@@ -51,10 +54,13 @@ def choose_sampler(features: Tensor) -> str:
 def has_loops() -> bool:
     """Whether numba is installed and works, which takes importing it: a second, once."""
     try:
-        import cstn_lib.samplers.loops  # noqa: F401
-    except (ImportError, OSError):  # or a NumPy that numba, a libc that LLVM does not know
+        from numba import config
+
+        if not config.DISABLE_JIT:  # as a debugger may ask
+            import cstn_lib.samplers.loops  # noqa: F401
+    except (ImportError, OSError, ValueError):  # or a NumPy, libc or setting that does not suit it
         return False
-    return True
+    return not config.DISABLE_JIT
 
 
 def convolve_points(features: Tensor, points: Tensor, kernel: Tensor) -> Tensor:
@@ -116,7 +122,7 @@ def _loops(
     if features.device.type != "cpu":
         raise ValueError(f"sampler 'loops' needs a map on a CPU, not on {features.device}")
     narrow = features.dtype
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") and narrow != torch.float64:  # which autocast leaves alone
         narrow = torch.get_autocast_dtype("cpu")
     wide = torch.promote_types(torch.promote_types(narrow, theta.dtype), torch.float32)
     places = [tensor.to(wide) for tensor in (theta.contiguous(), centres, taps)]
@@ -132,8 +138,8 @@ class _ConvolveLoops(torch.autograd.Function):
     dear: the operating system hands it out page by page. For the same reason map and output keep
     their type: only what is in the buffers is float32.
 
-    Under bfloat16 the product itself rounds what it multiplies, while it reads it: a copy of the
-    samples would take longer than the product.
+    For a map in bfloat16 the product itself rounds what it multiplies, while it reads it: a copy
+    of the samples would take longer than the product. (Autocast makes that copy, forwards.)
     """
 
     @staticmethod

@@ -177,6 +177,18 @@ def test_boxes_without_area_are_no_trouble(name):
     assert torch.equal(only, boxes[:, 0])
 
 
+@every_chooser
+def test_no_image_is_no_box(name):
+    assert CHOOSERS[name](torch.zeros(0, 9), torch.zeros(0, 9, 4)).shape == (0, 4)
+
+
+def test_autocast_does_not_round_a_fused_box():
+    votes, boxes = torch.randn(3, 9), torch.rand(3, 9, 4).sort(dim=2).values
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = choosing.fused(votes, boxes)
+    assert inside.dtype == torch.float32 and torch.equal(inside, choosing.fused(votes, boxes))
+
+
 @pytest.mark.parametrize("name", ["highest expected IoU", "coverage"])
 def test_of_many_votes_the_heaviest_count(name, monkeypatch):
     log_p, boxes = make_votes(30, 40, seed=3)

@@ -253,6 +253,14 @@ def test_a_disk_that_is_full_for_numbas_cache(tmp_path):
     assert "No space left on device); compiled for this process alone" in done.stderr
 
 
+@pytest.mark.parametrize("setting", [{"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_NUM_THREADS": "0"}])
+def test_settings_of_numba_that_leave_no_loops(setting):
+    script = "import torch; from cstn_lib import ConvSTN2d\n"
+    script += "ConvSTN2d(3, 4, 3)(torch.rand(2, 3, 6, 6))[0].sum().backward()"
+    done = run_script(script, **setting)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_layer_works_where_numba_is_missing():
     script = (
         "import sys; sys.modules['numba'] = None\n"
