@@ -79,6 +79,9 @@ class Normalize(nn.Module):
 
     Args:
         mean, std: of the red, green and blue of images in [0, 1]; by default ImageNet's.
+
+    Raises:
+        ValueError: images are neither uint8 nor floating-point.
     """
 
     def __init__(
@@ -93,6 +96,8 @@ class Normalize(nn.Module):
         if isinstance(images, dict):  # maps, of images that were normalized
             return images
         levels = 255 if images.dtype == torch.uint8 else 1
+        if levels == 1 and not images.is_floating_point():
+            raise ValueError(f"images are of {images.dtype}, expected uint8, or floats in [0, 1]")
         # one pass over the images: they are the largest map of a small network
         return torch.addcmul(self.shift, images, self.scale / levels)
 

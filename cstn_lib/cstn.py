@@ -160,7 +160,6 @@ class ConvSTN2d(nn.Module):
     Shape:
         - input: (B, in_channels, H, W) or (in_channels, H, W)
         - features: (B, out_channels, h, w) or (out_channels, h, w), in the input's memory format
-          (traced or exported, in that of the example)
         - theta: (B, h, w, 2, 3) or (h, w, 2, 3), at least float32
 
     Raises:
@@ -206,7 +205,7 @@ class ConvSTN2d(nn.Module):
             )
         self.window = window = _square_window(kernel_size, stride, padding, dilation)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self._padding = padding
+        self._named_padding = padding if isinstance(padding, str) else ""
         self.groups, self.padding_mode, self.sampler = groups, padding_mode, sampler
         made = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(
@@ -218,36 +217,19 @@ class ConvSTN2d(nn.Module):
         self.localization = localization
         self._reset_convolution()
 
-    # without setters, because theta's network and boxes depend on them: make a new layer instead
-
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """As `torch.nn.Conv2d` tells it."""
-        return self.window.kernel_size, self.window.kernel_size
-
-    @property
-    def stride(self) -> tuple[int, int]:
-        """As `torch.nn.Conv2d` tells it."""
-        return self.window.stride, self.window.stride
-
-    @property
-    def padding(self) -> str | tuple[int, int]:
-        """As `torch.nn.Conv2d` tells it."""
-        named = isinstance(self._padding, str)
-        return self._padding if named else (self.window.padding, self.window.padding)
-
-    @property
-    def dilation(self) -> tuple[int, int]:
-        """As `torch.nn.Conv2d` tells it."""
-        return self.window.dilation, self.window.dilation
+    # as of `torch.nn.Conv2d`, but not to be set: the network that reads theta depends on them
+    kernel_size = property(lambda self: (self.window.kernel_size,) * 2)
+    stride = property(lambda self: (self.window.stride,) * 2)
+    padding = property(lambda self: self._named_padding or (self.window.padding,) * 2)
+    dilation = property(lambda self: (self.window.dilation,) * 2)
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, **options: object) -> ConvSTN2d:
         """A layer with copies of a convolution's parameters, hence with its result (to rounding).
 
         Args:
-            conv: of one group, with a square window, and no forward or hooks of its own, which a
-                copy of the parameters would lose.
+            conv: of one group, with a square window; no forward or hooks of its own, which would
+                be lost.
             options: the constructor's ``localization``, ``localization_channels``, ``sampler``.
 
         Raises:
@@ -255,16 +237,11 @@ class ConvSTN2d(nn.Module):
         """
         if not isinstance(conv, nn.Conv2d):
             raise ValueError(f"from_conv: expected a torch.nn.Conv2d, not a {type(conv).__name__}")
-        own = [
-            name
-            for name in ("forward", "_conv_forward")
-            if getattr(type(conv), name) is not getattr(nn.Conv2d, name)
-        ]
+        kind, usual = type(conv), nn.Conv2d
+        own = kind.forward != usual.forward or kind._conv_forward != usual._conv_forward
         if own or conv._forward_pre_hooks or conv._forward_hooks:
-            raise ValueError(
-                f"from_conv: this {type(conv).__name__} computes in its own way "
-                f"({', '.join(own) or 'hooks'}), expected a plain torch.nn.Conv2d"
-            )
+            why = "a forward" if own else "hooks"
+            raise ValueError(f"from_conv: this {kind.__name__} has {why} of its own")
         channels, weight = (conv.in_channels, conv.out_channels), conv.weight
         geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
         rest = conv.bias is not None, conv.padding_mode, weight.device, weight.dtype
@@ -278,9 +255,8 @@ class ConvSTN2d(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise weight and bias as `torch.nn.Conv2d` does, and theta at the identity.
 
-        An initialisation that ``net.apply`` takes to every `torch.nn.Conv2d`, and that does not
-        call this, redraws the localization network, and theta leaves the identity; it passes over
-        this layer's own weight, because the layer is no `torch.nn.Conv2d`. Call
+        An initialisation that ``net.apply`` takes to every `torch.nn.Conv2d` passes over this
+        layer and redraws the localization network, and theta leaves the identity: call
         ``layer.localization.reset_parameters()`` after it.
         """
         self._reset_convolution()
@@ -321,11 +297,7 @@ class ConvSTN2d(nn.Module):
         return _convolve(x, theta, self.weight, self.bias, self.window, self.sampler), theta
 
     def plain(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same layer at theta = identity, as the ordinary convolution that it then is.
-
-        Raises:
-            ValueError: `x` has another shape than documented above, or is not floating-point.
-        """
+        """`forward` at theta = identity, as the ordinary convolution that it then is."""
         return self(x, transform=False)  # through hooks, on which weight norm and others rest
 
     def _at_identity(self, x: Tensor) -> tuple[Tensor, Tensor]:

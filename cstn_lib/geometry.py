@@ -118,8 +118,7 @@ def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> 
         (B, h, w, 4) ``xyxy`` in [0, 1].
 
     Raises:
-        ValueError: theta is not one per location of the window on such a map, or the map is
-            smaller.
+        ValueError: theta does not fit the window and the map, or the map is smaller.
     """
     expected = *window.output_size(map_size), 2, 3
     if theta.shape[1:] != expected:
@@ -134,10 +133,7 @@ def unit_box(lowest: Tensor, highest: Tensor, map_size: tuple[int, int]) -> Tens
     """Boxes (..., 4) ``xyxy`` in [0, 1] from corners (..., 2) in cells, clipped to the image.
 
     Args:
-        map_size: (H, W) of the map, at least 2 x 2.
-
-    Raises:
-        ValueError: the map is smaller.
+        map_size: (H, W) of the map, at least 2 x 2, or a ValueError is raised.
     """
     height, width = map_size
     if min(map_size) < 2:

@@ -43,13 +43,10 @@ def theta_loss(thetas: Sequence[Tensor]) -> Tensor:
     """L_theta (Eq. 2): squared distance of every theta to the identity, summed over all locations.
 
     Args:
-        thetas: (B, h_s, w_s, 2, 3), one per level.
+        thetas: (B, h_s, w_s, 2, 3), one per level; not one tensor, or a ValueError is raised.
 
     Returns:
         (B,), non-negative.
-
-    Raises:
-        ValueError: one tensor is given instead of one per level.
     """
     if isinstance(thetas, Tensor):
         raise ValueError("theta_loss: expected a list of thetas, one per level, not one tensor")

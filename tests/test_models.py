@@ -262,6 +262,12 @@ def test_uint8_and_float_images_agree(head):
     assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_wider_integers_are_refused():
+    """They would be taken for values in [0, 1]."""
+    with pytest.raises(ValueError, match=r"torch\.int64, expected uint8"):
+        build_model(SMALL)(images(1).long())
+
+
 def test_images_are_normalized_with_the_statistics_of_imagenet():
     model = build_model(SMALL)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
