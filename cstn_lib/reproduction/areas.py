@@ -105,7 +105,7 @@ def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd
 
     Returns:
         a row for each bin that has images: ``area`` its middle, ``images``, ``rate`` the mean over
-        seeds, and ``low`` and ``high`` of Wilson's 95 % interval for that many images.
+        seeds, and ``low`` and ``high`` of its 95 % interval, over images and seeds.
     """
     bins = pd.cut(areas, edges, right=False, labels=False)
     bins[areas == edges[-1]] = len(edges) - 2
@@ -114,8 +114,7 @@ def rates_by_area(areas: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd
         some = np.atleast_2d(right)[:, bins == at]
         images = some.shape[1]
         if images:
-            interval = metrics.image_interval(np.arange(images) < round(some.sum() / len(some)))
-            rows.append((middle, images, some.mean(), interval.low, interval.high))
+            rows.append((middle, images, *metrics.mean_interval(some.astype(bool))))
     return pd.DataFrame(rows, columns=["area", "images", "rate", "low", "high"])
 
 

@@ -568,9 +568,12 @@ def large_favoured(of: Evidence) -> Finding:
     refuted = any(m.says == -1 for m in measured)
     verdict = first_true(holds=all(sure), in_part=any(sure), refuted=refuted)
     few, many, _ = of.by_size(of.level_5_wins(), groups=5)
+    unseeing = centred_square_hits(of.runs["cstn"][0])[None], of.hits("cstn", transform=False)
+    square, default = (of.by_size(right)[2].mean for right in unseeing)
     why = (
         f"largest fifth {largest.mean:.0f} % localized, smallest {smallest.mean:.0f} %; level 5 "
-        f"wins {many.mean:.0f} % and {few.mean:.0f} % of them"
+        f"wins {many.mean:.0f} % and {few.mean:.0f} % of them; larger half less smaller of the "
+        f"default boxes {default:+.1f}, of the centred square, which never looks, {square:+.1f}"
     )
     return Finding(measured, verdict, why)
 
@@ -579,7 +582,7 @@ def large_favoured(of: Evidence) -> Finding:
     "Large objects are missed because the wrong level wins",
     "Figure 9, section IV-C",
     "Of the missed images (GT-Known Loc) with the larger half of the objects, the share where "
-    "another level's own best box is right, less one half: the whole interval above 0.",
+    "level 4 wins and level 5's own best box is right, less one half: the whole interval above 0.",
     "of the few large objects that are missed; levels' own best boxes, one by one",
     ("cstn",),
     datasets=(IMAGENET,),
@@ -588,13 +591,19 @@ def wrong_level(of: Evidence) -> Finding:
     sizes = of.sizes()
     large = np.argsort(sizes, kind="stable")[len(sizes) // 2 :]
     missed, saved = ~of.hits("cstn")[:, large], of.levels_right()[:, large]
+    coarse = of.level_5_wins()[:, large]
+    square = np.broadcast_to(centred_square_hits(of.runs["cstn"][0])[large], missed.shape)
     # a mean over all images of the half that is the share among its missed ones, less one half
-    excess = missed * (saved - 0.5) / max(missed.mean(), 1e-9)
+    excess = missed * ((saved & ~coarse) - 0.5) / max(missed.mean(), 1e-9)
+    fine_won, coarse_won, fixed = (
+        share(missed & right) / max(share(missed), 1e-9) * 100
+        for right in (saved & ~coarse, saved & coarse, square)
+    )
     return weigh(
         [Measured("share less one half", mean_points(excess, most=0.5))],
-        f"{share(missed):.0f} % of these images are missed, the right level would save "
-        f"{share(missed & saved):.0f} %; level 5 wins "
-        f"{share(of.level_5_wins()[:, large]):.0f} %",
+        f"{share(missed):.1f} % of these images are missed; of the misses level 4 won "
+        f"{fine_won:.0f} % with level 5 right, level 5 won {coarse_won:.0f} % with level 4 right; "
+        f"the centred square is right on {fixed:.0f} %",
     )
 
 

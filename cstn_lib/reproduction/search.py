@@ -173,7 +173,7 @@ def search_summary(dataset: str) -> pd.DataFrame:
 
     Returns:
         ``trials``; Top-1 Loc on val of the shared recipe (``as shared``) and of the ``best`` trial,
-        in percent; ``what the best changes``; ``seconds`` of training and ``processor``; no rows
+        in percent; ``settings of the best``; ``seconds`` of training and ``processor``; no rows
         where the data set has no log.
     """
     rows = {}
@@ -188,7 +188,7 @@ def search_summary(dataset: str) -> pd.DataFrame:
             "trials": len(log),
             "as shared": log.loc[log["trial"] == 0, "top1_loc"].squeeze(),
             "best": best["top1_loc"],
-            "what the best changes": ", ".join(f"{n} {best[n]}" for n in searched if best[n]),
+            "settings of the best": ", ".join(f"{n} {best[n]}" for n in searched if best[n]),
             "seconds": log["seconds"].sum().round(),
             "processor": ", ".join(log["machine"].unique()),
         }

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cstn_lib.evaluation.boxes import box_area, paired_iou
-from cstn_lib.evaluation.metrics import area_histogram, image_interval
+from cstn_lib.evaluation.metrics import area_histogram, mean_interval
 from cstn_lib.reproduction.areas import (
     WITH,
     WITHOUT,
@@ -103,7 +103,7 @@ def test_rates():
     assert rates["images"].tolist() == [3, 2], "1.0 belongs to the last bin, 1.1 and -0.1 to none"
     assert rates["rate"].tolist() == pytest.approx([2 / 3, 1 / 2])
     assert rates["area"].tolist() == [0.25, 0.75]
-    expected = image_interval(np.array([1, 1, 0]))
+    expected = mean_interval(np.array([True, True, False]))
     assert (rates["low"][0], rates["high"][0]) == pytest.approx((expected.low, expected.high))
 
 
