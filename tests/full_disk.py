@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import pytest
 
 __all__ = ["NoSpace", "room_for"]
 
@@ -13,6 +14,7 @@ __all__ = ["NoSpace", "room_for"]
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """No file of this process grows beyond so many bytes: the system refuses, as a full disk."""
+    resource = pytest.importorskip("resource")  # no such limits on Windows
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
