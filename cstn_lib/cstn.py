@@ -255,8 +255,8 @@ class ConvSTN2d(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise weight and bias as `torch.nn.Conv2d` does, and theta at the identity.
 
-        An initialisation that ``net.apply`` takes to every `torch.nn.Conv2d` passes over this
-        layer and redraws the localization network, and theta leaves the identity: call
+        An initialisation that ``net.apply`` takes to every `torch.nn.Conv2d` skips this layer but
+        redraws the localization network, so theta leaves the identity: call
         ``layer.localization.reset_parameters()`` after it.
         """
         self._reset_convolution()

@@ -1,8 +1,8 @@
 """Files and folders that appear whole or not at all.
 
 Both context managers hand out a temporary path beside the target and move it into place when the
-block ends without an exception; a killed process leaves the previous one untouched. A disk that is
-full or forbidden ends in an `InputError` that names the file (`cstn_lib.support.disk.writing`).
+block ends without an exception; a killed process leaves the previous one untouched. Where a
+disk is full or forbids to write, an `InputError` names the file (`cstn_lib.support.disk.writing`).
 """
 
 from __future__ import annotations
