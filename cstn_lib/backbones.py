@@ -79,9 +79,6 @@ class Normalize(nn.Module):
 
     Args:
         mean, std: of the red, green and blue of images in [0, 1]; by default ImageNet's.
-
-    Raises:
-        ValueError: images are neither uint8 nor floating-point.
     """
 
     def __init__(

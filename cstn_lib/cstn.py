@@ -237,9 +237,10 @@ class ConvSTN2d(nn.Module):
         """
         if not isinstance(conv, nn.Conv2d):
             raise ValueError(f"from_conv: expected a torch.nn.Conv2d, not a {type(conv).__name__}")
-        kind, usual = type(conv), nn.Conv2d
-        own = kind.forward != usual.forward or kind._conv_forward != usual._conv_forward
-        if own or conv._forward_pre_hooks or conv._forward_hooks:
+        kind, ways = type(conv), ("forward", "_conv_forward")
+        own = any(w in vars(conv) or getattr(kind, w) != getattr(nn.Conv2d, w) for w in ways)
+        hooks = ("forward_pre", "forward", "backward_pre", "backward")
+        if own or any(getattr(conv, f"_{when}_hooks") for when in hooks):
             why = "a forward" if own else "hooks"
             raise ValueError(f"from_conv: this {kind.__name__} has {why} of its own")
         channels, weight = (conv.in_channels, conv.out_channels), conv.weight
@@ -286,6 +287,8 @@ class ConvSTN2d(nn.Module):
                 floating-point.
         """
         if not transform:
+            if theta is not None:
+                raise ValueError("theta is given with transform=False, expected one of them")
             return self._at_identity(x)
         if x.dim() == 3:
             given = None if theta is None else theta.unsqueeze(0)

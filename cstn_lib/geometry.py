@@ -112,13 +112,11 @@ def boxes_of_theta(theta: Tensor, window: Window, map_size: tuple[int, int]) -> 
 
     Args:
         theta: (B, h, w, 2, 3).
-        map_size: (H, W) of the input map in cells, at least 2 x 2.
+        map_size: (H, W) of the input map in cells, at least 2 x 2. Where it does not go with the
+            window and theta, a ValueError is raised.
 
     Returns:
         (B, h, w, 4) ``xyxy`` in [0, 1].
-
-    Raises:
-        ValueError: theta does not fit the window and the map, or the map is smaller.
     """
     expected = *window.output_size(map_size), 2, 3
     if theta.shape[1:] != expected:

@@ -88,7 +88,7 @@ class LocalizerOutput:
 
     @property
     def log_joint(self) -> Tensor:
-        """(B, C, N) log p(c, l, s), computed in float32 whatever the network ran in."""
+        """(B, C, N) log p(c, l, s), in float32 at least, whatever the network ran in."""
         return joint_log_prob(self.scores)
 
 

@@ -522,9 +522,20 @@ def test_from_conv_refuses_what_a_copy_would_lose():
         ConvSTN2d.from_conv(Standardized(3, 4, 3))
     with pytest.raises(ValueError, match="this Conv2d has hooks of its own"):
         ConvSTN2d.from_conv(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)))
+    patched, watched = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    patched.forward = lambda x: x
+    watched.register_full_backward_hook(lambda *_: None)
+    for conv, why in ((patched, "a forward"), (watched, "hooks")):
+        with pytest.raises(ValueError, match=f"this Conv2d has {why} of its own"):
+            ConvSTN2d.from_conv(conv)
     conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))  # which computes its weight
     x = torch.randn(1, 3, 6, 6)
     assert torch.allclose(ConvSTN2d.from_conv(conv)(x)[0], conv(x), atol=1e-5)
+
+
+def test_a_theta_and_none_are_not_wanted_at_once():
+    with pytest.raises(ValueError, match="theta is given with transform=False"):
+        ConvSTN2d(3, 4, 3)(torch.rand(1, 3, 5, 5), torch.rand(1, 3, 3, 2, 3), transform=False)
 
 
 @pytest.mark.parametrize("name", ["kernel_size", "stride", "padding", "dilation"])

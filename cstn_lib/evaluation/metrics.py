@@ -153,7 +153,7 @@ def in_published_pixels(table: pd.DataFrame, image_size: tuple[int, int]) -> pd.
     """The table with boxes as wsolevaluation has them, the code that Choe et al. published.
 
     Corners are whole pixels, cut off at the last one, and both ends belong to a box. So a found box
-    is a pixel wider and higher, and `max_box_acc` of this table reads 1 to 3 points higher than
+    is a pixel wider and higher, and `max_box_acc` of this table reads up to 3 points higher than
     of ours. (`max_box_acc_v2` does not change: its IoUs were computed with the maps.) Boxes stay in
     pixels: of whole numbers an IoU of exactly one half is one half.
 

@@ -21,7 +21,7 @@ import torch
 import cstn_lib
 from cstn_lib.backbones import LITE
 from cstn_lib.models import HEADS
-from cstn_lib.reproduction.experiments import Experiment, seeded_experiments
+from cstn_lib.reproduction.experiments import Experiment
 from cstn_lib.reproduction.jobs import Job, last_line, run_jobs
 from cstn_lib.reproduction.results import NOTEBOOKS, RESULTS, experiments_of, result_file
 from cstn_lib.reproduction.runs import Run, RunStore
@@ -29,9 +29,6 @@ from cstn_lib.support.errors import InputError, unknown_name
 from cstn_lib.support.machine import processors
 from cstn_lib.support.project import project_folder, user_path
 from cstn_lib.training.engine import resolve_device
-
-PHOTOS = "tiny-imagenet"
-"""What notebook 05 trains on besides, with every seed, where it is given a `data_root`."""
 
 START_SECONDS = 8
 """Of any process, until its packages are imported."""
@@ -102,7 +99,6 @@ def needed_experiments(
     *,
     dataset: str = "",
     seeds: int = 0,
-    data_root: object = None,
     **others: object,
 ) -> list[Experiment]:
     """Every training whose predictions these notebooks read, each once, in their order.
@@ -110,15 +106,12 @@ def needed_experiments(
     Args:
         notebooks: names from `NOTEBOOKS`.
         profile, dataset, seeds: see `experiments_of`, and there for errors.
-        data_root: folder or archive of a data set that is read; notebook 05 then trains on it, too.
         others: parameters of the notebooks on which no training depends.
     """
     found: list[Experiment] = []
     for name, result in RESULTS.items():
         if result.notebook in notebooks:
             found += experiments_of(name, profile, dataset=dataset, seeds=seeds)
-            if name == "training" and data_root and dataset in ("", *result.datasets, PHOTOS):
-                found += seeded_experiments(["cstn"], PHOTOS, profile, seeds=seeds)
     return list(dict.fromkeys(found))
 
 

@@ -39,8 +39,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "put it right and start again")
-        culprit = error.filename or path
-        raise InputError(f"{culprit}: not written ({error.strerror or error}); {advice}") from error
+        raise InputError(f"{path}: not written ({error.strerror or error}); {advice}") from error
 
 
 def need_space(folder: Path, needed: int, path: Path) -> None:

@@ -173,7 +173,7 @@ def unpack(path: Path, folder: Path) -> None:
         return PurePosixPath(*inner.parts[1:]) if inner.parts[0] == folder.name else None
 
     try:
-        with atomic_directory(folder) as temporary, bar, tarfile.open(path) as tar:
+        with tarfile.open(path) as tar, atomic_directory(folder) as temporary, bar:
             for member in tar:  # by hand: extractall has filters since 3.10.12 and 3.11.4 only
                 place = place_of(member)
                 if place and member.isfile():
