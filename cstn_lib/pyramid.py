@@ -157,7 +157,7 @@ class CSTNLocalizer(PyramidLocalizer):
     def apply_layer(
         self, layer: ConvSTN2d, features: Tensor, window: Window, transform: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        windowed, theta = layer(features) if transform else layer.plain(features)
+        windowed, theta = layer(features, transform=transform)
         size = (features.shape[2], features.shape[3])
         return windowed, theta, boxes_of_theta(theta, window, size)
 

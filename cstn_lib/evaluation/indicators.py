@@ -42,8 +42,7 @@ def indicators(table: pd.DataFrame) -> dict[str, float]:
         "mean box": mean_boxes(table),
         "square at its centre": squares_at_centres(boxes, truth),
     }
-    ours, theirs = _shape(boxes), _shape(objects)
-    follows = {name: _correlation(ours[name], theirs[name]) for name in ours}
+    follows = correlations(boxes, objects)
     votes = table["true_score"].map(lambda scores: scores[0]) - np.log(table["true_prob"])
     return {
         "winner's p": float(np.exp(votes).median()),
@@ -53,6 +52,12 @@ def indicators(table: pd.DataFrame) -> dict[str, float]:
         **_wins(table, box_area(objects)),
         "collapsed": float((box_area(boxes) < COLLAPSED * box_area(objects)).mean()),
     }
+
+
+def correlations(boxes: np.ndarray, objects: np.ndarray) -> dict[str, float]:
+    """How boxes (n, 4) follow objects (n, 4) over images, by ``log area`` and so on; see there."""
+    ours, theirs = _shape(boxes), _shape(objects)
+    return {name: _correlation(ours[name], theirs[name]) for name in ours}
 
 
 def matched_objects(boxes: np.ndarray, truth: BoxList) -> np.ndarray:

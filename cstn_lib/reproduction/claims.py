@@ -591,13 +591,12 @@ def wrong_level(of: Evidence) -> Finding:
     sizes = of.sizes()
     large = np.argsort(sizes, kind="stable")[len(sizes) // 2 :]
     missed, saved = ~of.hits("cstn")[:, large], of.levels_right()[:, large]
-    coarse = of.level_5_wins()[:, large]
-    square = np.broadcast_to(centred_square_hits(of.runs["cstn"][0])[large], missed.shape)
+    coarse, square = of.level_5_wins()[:, large], centred_square_hits(of.runs["cstn"][0])[large]
+    most = max(missed.mean(), 1e-9)
     # a mean over all images of the half that is the share among its missed ones, less one half
-    excess = missed * ((saved & ~coarse) - 0.5) / max(missed.mean(), 1e-9)
+    excess = missed * ((saved & ~coarse) - 0.5) / most
     fine_won, coarse_won, fixed = (
-        share(missed & right) / max(share(missed), 1e-9) * 100
-        for right in (saved & ~coarse, saved & coarse, square)
+        share(missed & right) / most for right in (saved & ~coarse, saved & coarse, square)
     )
     return weigh(
         [Measured("share less one half", mean_points(excess, most=0.5))],

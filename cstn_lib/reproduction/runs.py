@@ -30,8 +30,8 @@ from typing import TypeVar
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from cstn_lib.data import ImageSet, open_split
 from cstn_lib.data.maps import MapSet, is_stored, open_maps
@@ -44,7 +44,7 @@ from cstn_lib.support.disk import alone_in
 from cstn_lib.support.errors import InputError, first_line
 from cstn_lib.support.machine import provenance
 from cstn_lib.support.project import project_folder
-from cstn_lib.training.engine import fit, predict, resolve_device
+from cstn_lib.training.engine import fit, predict, resolve_device, save_tensors
 
 Content = TypeVar("Content")
 
@@ -212,7 +212,7 @@ class Run:
 
     def save_backbone(self, path: Path) -> None:
         """Write the trained backbone alone, for `cstn_lib.models.ModelConfig.weights`."""
-        _save_state(self.model().backbone, path)
+        save_tensors(path, self.model().backbone.state_dict())
 
     def train(self) -> None:
         """Train to the end, from the last epoch's checkpoint where there is one."""
@@ -237,7 +237,7 @@ class Run:
             title=self.title,
             known=known,
         )
-        _save_state(model, self.folder / "model.safetensors")
+        save_tensors(self.folder / "model.safetensors", model.state_dict())
         with atomic_file(self.folder / "history.csv") as temporary:
             history.to_csv(temporary, index=False)
         facts = {
@@ -257,13 +257,6 @@ def _chosen(config: object) -> object:
         return config
     values = {one.name: (getattr(config, one.name), one.default) for one in fields(config)}
     return {name: _chosen(value) for name, (value, usual) in values.items() if value != usual}
-
-
-def _save_state(module: nn.Module, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        state = module.state_dict().items()
-        # `save_file` hides from the system's error that the disk is full
-        temporary.write_bytes(save({n: value.cpu().contiguous() for n, value in state}))
 
 
 def _write_json(path: Path, content: dict) -> None:

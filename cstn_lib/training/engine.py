@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -437,9 +437,17 @@ def _save_checkpoint(
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(v) for key, v in state.items()}
+    save_tensors(path, tensors, {"history": json.dumps(history)})
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or not at all."""
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
     with atomic_file(path) as temporary:
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        temporary.write_bytes(save(contiguous, {"history": json.dumps(history)}))
+        # `save_file` hides from the system's error that the disk is full
+        temporary.write_bytes(save(contiguous, metadata))
 
 
 def _load_checkpoint(
